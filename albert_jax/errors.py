@@ -1,0 +1,32 @@
+"""What a user did wrong, said once.
+
+Every script runs its `main` through `exit_cleanly`, so a bad field, file or option ends with one message that names
+it and how to fix it, exit code 2 and no traceback; a bug in our own code still shows its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Bad input. The message names the field or file, what was found, and the fix."""
+
+
+def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and exits: its return value (None is 0), 2 after a `UserError`, 130 after Ctrl-C."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; without this Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.stdout.flush()
+    sys.exit(code)
