@@ -1,0 +1,75 @@
+"""Self-attention and the feed-forward network: the two sub-blocks of a layer, each with its residual and LayerNorm
+(post-LN; Google's modeling.py, attention_ffn_block)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from albert_jax.config import AlbertConfig
+from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, dropout, fold_in
+from albert_jax.sharding import constrain
+
+MASKED_SCORE = -10_000.0
+"""Added to the scores of padding, in float32. Google's value: exp(-10000) is exactly 0, and a row that is all padding
+still gives finite numbers."""
+
+SAVED_NAMES = ("query", "key", "value", "context", "attention_output", "intermediate", "ffn_output")
+"""Results of matrix products, which the "matmuls" rematerialisation policy keeps for the backward pass."""
+
+
+class SelfAttention(nnx.Module):
+    """`LayerNorm(x + attention(x))`. Query, key and value are three tensors, as stored, so that each has its own LAMB
+    trust ratio."""
+
+    def __init__(self, config: AlbertConfig, *, key: Array):
+        size, stddev = config.hidden_size, config.initializer_range
+        keys = jax.random.split(key, 4)
+        self.query = Linear(size, size, stddev=stddev, key=keys[0])
+        self.key = Linear(size, size, stddev=stddev, key=keys[1])
+        self.value = Linear(size, size, stddev=stddev, key=keys[2])
+        self.output = Linear(size, size, stddev=stddev, key=keys[3])
+        self.layer_norm = LayerNorm(size, epsilon=config.layer_norm_eps)
+        self.num_heads = config.num_attention_heads
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.attention_dropout = config.attention_probs_dropout_prob
+
+    def __call__(
+        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], keys: Keys | None
+    ) -> Float[Array, "B L H"]:
+        """`mask` is True on tokens, False on padding; it hides keys only, so padding itself still computes."""
+        query, key, value = (
+            self._heads(checkpoint_name(layer(x), name))
+            for name, layer in (("query", self.query), ("key", self.key), ("value", self.value))
+        )
+        query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+        scores = jnp.einsum("BLAD,BMAD->BALM", query, key, preferred_element_type=jnp.float32)
+        scores += jnp.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
+        probabilities = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        probabilities = dropout(probabilities, self.attention_dropout, fold_in(keys, 0))
+        context = jnp.einsum("BALM,BMAD->BLAD", probabilities, value).reshape(x.shape)
+        output = checkpoint_name(self.output(checkpoint_name(context, "context")), "attention_output")
+        output = constrain(output, ("data", "fsdp"), None, None)
+        return self.layer_norm(x + dropout(output, self.hidden_dropout, fold_in(keys, 1)))
+
+    def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L A D"]:
+        return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+
+class FeedForward(nnx.Module):
+    """`LayerNorm(x + output(activation(intermediate(x))))`."""
+
+    def __init__(self, config: AlbertConfig, *, key: Array):
+        size, wide, stddev = config.hidden_size, config.intermediate_size, config.initializer_range
+        keys = jax.random.split(key)
+        self.intermediate = Linear(size, wide, stddev=stddev, key=keys[0])
+        self.output = Linear(wide, size, stddev=stddev, key=keys[1])
+        self.layer_norm = LayerNorm(size, epsilon=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.hidden_dropout = config.hidden_dropout_prob
+
+    def __call__(self, x: Float[Array, "B L H"], keys: Keys | None) -> Float[Array, "B L H"]:
+        wide: Float[Array, "B L F"] = self.activation(checkpoint_name(self.intermediate(x), "intermediate"))
+        output = constrain(checkpoint_name(self.output(wide), "ffn_output"), ("data", "fsdp"), None, None)
+        return self.layer_norm(x + dropout(output, self.hidden_dropout, fold_in(keys, 2)))

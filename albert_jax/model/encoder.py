@@ -1,0 +1,153 @@
+"""Embeddings, the stack of shared layers, and the pooler. Sharing is a loop over few blocks, never a shared pointer:
+`jax.lax.scan` runs the layers of a group over the one set of parameters that the group has."""
+
+from itertools import groupby
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from albert_jax.config import AlbertConfig
+from albert_jax.model.attention import SAVED_NAMES, FeedForward, SelfAttention
+from albert_jax.model.layers import Keys, LayerNorm, Linear, dropout, fold_in, truncated_normal
+from albert_jax.sharding import constrain
+
+Remat = Literal["none", "matmuls", "full"]
+
+EMBEDDING_KEYS = 2**30
+"""What the embeddings' dropout folds into the keys; layers fold in their number."""
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and segment embeddings, normalised: [B, L, E]."""
+
+    def __init__(self, config: AlbertConfig, *, key: Array):
+        size, stddev = config.embedding_size, config.initializer_range
+        word, position, token_type = jax.random.split(key, 3)
+        self.word = nnx.Param(truncated_normal(word, (config.vocab_size, size), stddev))
+        self.position = nnx.Param(truncated_normal(position, (config.max_position_embeddings, size), stddev))
+        self.token_type = nnx.Param(truncated_normal(token_type, (config.type_vocab_size, size), stddev))
+        self.layer_norm = LayerNorm(size, epsilon=config.layer_norm_eps)
+        self.hidden_dropout = config.hidden_dropout_prob
+
+    def __call__(
+        self, input_ids: Int[Array, "B L"], token_type_ids: Int[Array, "B L"], keys: Keys | None
+    ) -> Float[Array, "B L E"]:
+        # Looked up in float32: the gradient is a scatter-add, exact and fast only in that type. Segment types are few:
+        # a product with their one-hot form has a matrix product for gradient, with no contention on two rows.
+        word = self.word[...][input_ids]
+        position = self.position[: input_ids.shape[1]]
+        types = jax.nn.one_hot(token_type_ids, self.token_type.shape[0]) @ self.token_type[...]
+        return dropout(self.layer_norm(word + types + position), self.hidden_dropout, fold_in(keys, EMBEDDING_KEYS))
+
+
+class Block(nnx.Module):
+    """One transformer layer's parameters. A part that lives in group 0 for all groups is None elsewhere."""
+
+    def __init__(self, config: AlbertConfig, group: int, *, key: Array):
+        attention, ffn = jax.random.split(key)
+        shared = config.shared_across_groups if group > 0 else "nothing"
+        self.attention = None if shared == "attention" else SelfAttention(config, key=attention)
+        self.ffn = None if shared == "ffn" else FeedForward(config, key=ffn)
+
+
+class Encoder(nnx.Module):
+    """The map from E to H (absent where they are equal) and the layers.
+
+    Parameters are named as in Google's checkpoints: `group_0.inner_group_0`, ..., `group_{G-1}.inner_group_{K-1}`.
+    """
+
+    def __init__(self, config: AlbertConfig, *, key: Array):
+        self.config = config
+        projection, blocks = jax.random.split(key)
+        sizes = config.embedding_size, config.hidden_size
+        self.embedding_hidden_mapping_in = (
+            None if sizes[0] == sizes[1] else Linear(*sizes, stddev=config.initializer_range, key=projection)
+        )
+        for group in range(config.num_hidden_groups):
+            inner = nnx.Module()
+            for k in range(config.inner_group_num):
+                block_key = jax.random.fold_in(blocks, group * config.inner_group_num + k)
+                setattr(inner, f"inner_group_{k}", Block(config, group, key=block_key))
+            setattr(self, f"group_{group}", inner)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L E"],
+        mask: Bool[Array, "B L"],
+        keys: Keys | None,
+        remat: Remat,
+        every_layer: bool,
+    ) -> tuple[Float[Array, "B L H"], Float[Array, "layers B L H"] | None]:
+        """The last layer's output and, if asked for, every layer's."""
+        if self.embedding_hidden_mapping_in is not None:
+            x = self.embedding_hidden_mapping_in(x)
+        x = constrain(x, ("data", "fsdp"), None, None)
+        outputs, first = [], 0
+        for group, layers in groupby(self.config.layer_groups):
+            count = len(list(layers))
+            run_layer = rematerialized(lambda x, layer, group=group: self._layer(x, layer, group, mask, keys), remat)
+            x, every = jax.lax.scan(
+                lambda x, layer, run=run_layer: (x := run(x, layer), x if every_layer else None),
+                x,
+                jnp.arange(first, first + count),
+            )
+            outputs.append(every)
+            first += count
+        return x, jnp.concatenate(outputs) if every_layer else None
+
+    def _layer(
+        self, x: Float[Array, "B L H"], layer: Int[Array, ""], group: int, mask: Bool[Array, "B L"], keys: Keys | None
+    ) -> Float[Array, "B L H"]:
+        """Layer number `layer`: the `inner_group_num` blocks of its group in turn."""
+        shared = self.config.shared_across_groups
+        for k in range(self.config.inner_group_num):
+            own = getattr(getattr(self, f"group_{group}"), f"inner_group_{k}")
+            common = getattr(self.group_0, f"inner_group_{k}")
+            block_keys = fold_in(keys, layer * self.config.inner_group_num + k)
+            x = (common if shared == "attention" else own).attention(x, mask, block_keys)
+            x = (common if shared == "ffn" else own).ffn(x, block_keys)
+        return x
+
+
+def rematerialized(function, remat: Remat):
+    """`function` under the policy of `ComputeConfig.remat`."""
+    if remat == "none":
+        return function
+    policies = {
+        "matmuls": jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES),
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+    # The loop boundary already keeps XLA from merging the two computations, so the barrier against that is not needed.
+    return jax.checkpoint(function, policy=policies[remat], prevent_cse=False)
+
+
+class AlbertModel(nnx.Module):
+    """Embeddings, encoder and pooler (paper, section 3.1)."""
+
+    def __init__(self, config: AlbertConfig, *, key: Array):
+        embeddings, encoder, pooler = jax.random.split(key, 3)
+        self.embeddings = Embeddings(config, key=embeddings)
+        self.encoder = Encoder(config, key=encoder)
+        size = config.hidden_size
+        self.pooler = Linear(size, size, stddev=config.initializer_range, key=pooler)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B L"],
+        token_type_ids: Int[Array, "B L"],
+        attention_mask: Bool[Array, "B L"],
+        *,
+        keys: Keys | None = None,
+        dtype: jnp.dtype = jnp.float32,
+        remat: Remat = "none",
+        every_layer: bool = False,
+    ) -> dict[str, Array | None]:
+        """`embedding_output` [B, L, E], `sequence_output` [B, L, H], `pooled_output` [B, H] = tanh of a linear map of
+        the first position, and `hidden_states` [layers, B, L, H] with `every_layer`, else None."""
+        embedded = self.embeddings(input_ids, token_type_ids, keys)
+        output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_layer)
+        pooled = jnp.tanh(self.pooler(output[:, 0]))
+        return dict(embedding_output=embedded, hidden_states=every, sequence_output=output, pooled_output=pooled)
