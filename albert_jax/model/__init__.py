@@ -11,6 +11,6 @@ dropout mask depends on (seed, step, position of the sequence in the batch, laye
 """
 
 from albert_jax.model.encoder import AlbertModel
-from albert_jax.model.heads import AlbertForPreTraining, PreTrainingOutput, apply, initialize
+from albert_jax.model.heads import AlbertForPreTraining, Params, PreTrainingOutput, apply, initialize
 
-__all__ = ["AlbertForPreTraining", "AlbertModel", "PreTrainingOutput", "apply", "initialize"]
+__all__ = ["AlbertForPreTraining", "AlbertModel", "Params", "PreTrainingOutput", "apply", "initialize"]

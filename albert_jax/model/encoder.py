@@ -141,7 +141,7 @@ class AlbertModel(nnx.Module):
         attention_mask: Bool[Array, "B L"],
         *,
         keys: Keys | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: str = "float32",
         remat: Remat = "none",
         every_layer: bool = False,
     ) -> dict[str, Array | None]:

@@ -59,7 +59,7 @@ class AlbertForPreTraining(nnx.Module):
         masked_lm_positions: Int[Array, "B P"],
         *,
         keys: Keys | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: str = "float32",
         remat: Remat = "none",
         every_layer: bool = False,
     ) -> PreTrainingOutput:
@@ -91,5 +91,5 @@ def apply(config: AlbertConfig, params: Params, *inputs: Array, **settings: Any)
     """`AlbertForPreTraining` with these parameters on `inputs`; see its `__call__`."""
     abstract = nnx.eval_shape(lambda: AlbertForPreTraining(config, key=jax.random.key(0)))
     graph, state = nnx.split(abstract)
-    nnx.replace_by_pure_dict(state, params)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, params))
     return nnx.merge(graph, state)(*inputs, **settings)
