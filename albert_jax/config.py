@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from albert_jax.errors import UserError
 
 
@@ -447,18 +449,18 @@ def save_json(config: Any, path: Path) -> None:
     temporary.replace(path)
 
 
-def override(default: Any, arguments: Sequence[str], program: str) -> Any:
-    """`default` with command-line overrides such as `--optimizer.peak_learning_rate 1e-3`.
+def parse_command(command: type, default: Any, arguments: Sequence[str], program: str) -> Any:
+    """A script's `command` dataclass from its arguments. Its field `config` starts as `default` and is overridden field
+    by field, as in `--optimizer.peak_learning_rate 1e-3`.
 
-    Values are checked against the fields' types and the dataclasses' own conditions. An unknown field ends the program
+    Values are checked against the fields' types and by the dataclasses themselves. An unknown option ends the program
     with exit code 2 and the nearest name.
     """
-    import tyro
-
     return tyro.cli(
-        type(default),
+        command,
         prog=program,
-        default=default,
+        default=command(config=default),
         args=list(arguments),
         config=(tyro.conf.AvoidSubcommands,),
+        use_underscores=True,
     )

@@ -76,7 +76,7 @@ def empty_features(rows: int, sequence_length: int, predictions: int, max_ngram:
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fill_rows(
     features: Features, rows: np.ndarray, starts: np.ndarray, shard: int, text: Text, rules: Rules,
     mask_rules: MaskRules, layout: Layout, key: np.uint64,

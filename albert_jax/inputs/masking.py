@@ -28,7 +28,7 @@ class MaskRules(NamedTuple):
     """bool [V]: pieces that begin a word."""
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def mask_sequence(
     ids: np.ndarray, length: int, rules: MaskRules, state: np.ndarray, positions: np.ndarray, labels: np.ndarray,
     ngram_counts: np.ndarray, replacement_counts: np.ndarray,
@@ -85,7 +85,7 @@ def mask_sequence(
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _find_words(ids: np.ndarray, length: int, rules: MaskRules, begins: np.ndarray, ends: np.ndarray) -> int:
     """Writes the token range of every word and returns their number. Special pieces belong to none and part words."""
     words, inside = 0, False
@@ -102,7 +102,7 @@ def _find_words(ids: np.ndarray, length: int, rules: MaskRules, begins: np.ndarr
     return words
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _mean_excess(begins: np.ndarray, ends: np.ndarray, words: int, max_ngram: int) -> float:
     """How many tokens beyond a goal the first n-gram to reach it ends, on average: E[S^2] / 2 E[S] - 1/2 for n-grams of
     S tokens (renewal theory). n has E[n] = N / h and E[n^2] = N (N + 1) / 2 h with h = 1 + 1/2 + ... + 1/N."""
@@ -119,7 +119,7 @@ def _mean_excess(begins: np.ndarray, ends: np.ndarray, words: int, max_ngram: in
     return span_square / (2 * mean_n * mean) - 0.5
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _find_place(
     begins: np.ndarray, ends: np.ndarray, words: int, taken: np.ndarray, n: int, room: int, state: np.ndarray
 ) -> int:
@@ -144,7 +144,7 @@ def _find_place(
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _is_free(
     begins: np.ndarray, ends: np.ndarray, words: int, taken: np.ndarray, first: int, n: int, room: int
 ) -> bool:
@@ -160,7 +160,7 @@ def _is_free(
     return not (last + 1 < words and taken[last + 1] and begins[last + 1] == ends[last])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _replacement(piece: int, rules: MaskRules, state: np.ndarray, counts: np.ndarray) -> int:
     """What stands in for a masked token, decided for each token by itself, as in Google's code."""
     chance = draw(state)

@@ -3,6 +3,9 @@ token), so that no thread, host or restart can change what comes out. Compiled, 
 
 SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): 64 bits of state, which pass
 BigCrush, at about a nanosecond per number. numpy's generators cost 10 microseconds to make, as much as a whole sequence.
+
+The kernels are compiled at every start, in 2 to 3 seconds: numba's cache does not notice a change in a function that another
+file inlines, and a stale mask is worse than a short wait.
 """
 
 import numpy as np
@@ -11,33 +14,33 @@ from numba import njit
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, inline="always")
+@njit(inline="always")
 def _mix(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
+@njit
 def derive(key: np.uint64, data: int) -> np.uint64:
     """Another key for each value of `data`."""
     return _mix((key ^ _mix(np.uint64(data) + GOLDEN_GAMMA)) + GOLDEN_GAMMA)
 
 
-@njit(cache=True)
+@njit
 def stream(key: np.uint64) -> np.ndarray:
     """A new stream, uint64 [1]; the functions below draw from it and advance it."""
     return np.array([key], np.uint64)
 
 
-@njit(cache=True)
+@njit
 def draw(state: np.ndarray) -> float:
     """Uniform in [0, 1), 53 bits."""
     state[0] += GOLDEN_GAMMA
     return (_mix(state[0]) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@njit
 def draw_below(state: np.ndarray, bound: int) -> int:
     """Uniform integer in [0, bound); the bias of the multiplication is below bound / 2**53."""
     return int(draw(state) * bound)

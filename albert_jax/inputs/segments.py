@@ -51,7 +51,7 @@ class Pair(NamedTuple):
     next_token: int
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int, key: np.uint64) -> Pair:
     """The pair of the chunk that starts at `token`, in sentence `sentence` of `document`.
 
@@ -106,7 +106,7 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
     return Pair(token, middle, middle, stop, 0, end, stop)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _last_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int) -> int:
     """The last word start in [low, high], or `high` where no word starts."""
     for position in range(high, low - 1, -1):
@@ -115,7 +115,7 @@ def _last_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high
     return high
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int, state: np.ndarray) -> int:
     """A uniformly random word start in [low, high), or any position where no word starts."""
     count = 0
@@ -132,7 +132,7 @@ def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, hi
     return low
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _other_segment(
     text: Text, document: int, room: int, wanted: int, state: np.ndarray
 ) -> tuple[int, int]:
@@ -148,7 +148,7 @@ def _other_segment(
     return start, min(np.int64(sentences[end]), start + max(room, 1))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def plan(
     text: Text, rules: Rules, key: np.uint64, documents: np.ndarray, sentences: np.ndarray, tokens: np.ndarray
 ) -> int:

@@ -1,0 +1,189 @@
+"""Pretraining put together from its parts: corpus and tokenizer become batches, batches and model become sums, sums become
+a loss and a log line. `pretrain.py` tells the story; this holds its nouns."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from albert_jax.config import AlbertConfig, ComputeConfig, Phase, PretrainConfig
+from albert_jax.errors import UserError
+from albert_jax.evaluate import Evaluator
+from albert_jax.inputs.corpus import Corpus, open_corpus
+from albert_jax.inputs.features import HOST_FIELDS, Features
+from albert_jax.inputs.pipeline import PretrainingBatches, read_ahead
+from albert_jax.model import apply
+from albert_jax.objectives import (
+    batch_statistics,
+    masked_lm_sums,
+    sentence_order_sums,
+    summarize,
+    total_loss,
+)
+from albert_jax.tokenizer import AlbertTokenizer
+from albert_jax.train import Objective, local_rows, place_batches
+
+EVALUATION_SEED = 20190926  # the day of the paper's first version; held-out batches are the same in every run
+STATISTICS = (
+    "attention_mask",
+    "masked_lm_weights",
+    "sentence_order_labels",
+    "sentence_order_weights",
+    "ngram_counts",
+    "replacement_counts",
+)
+
+
+def pretraining_objective(model: AlbertConfig, compute: ComputeConfig) -> Objective:
+    """Masked-LM plus sentence-order loss of `AlbertForPreTraining`."""
+    return Objective(
+        sums=partial(pretraining_sums, model, compute),
+        weights=lambda batch: dict(
+            mlm=batch["masked_lm_weights"].sum(), sop=batch["sentence_order_weights"].sum()
+        ),
+        loss=lambda sums, weights: total_loss(sums, weights["mlm"], weights["sop"]),
+        random=model.hidden_dropout_prob > 0 or model.attention_probs_dropout_prob > 0,
+    )
+
+
+def pretraining_sums(
+    model: AlbertConfig, compute: ComputeConfig, params: Any, batch: dict[str, jax.Array], keys: jax.Array | None
+) -> dict[str, jax.Array]:
+    """Losses, hits, weights and data statistics summed over a batch of arrays [B, ...]; dropout only with keys."""
+    output = apply(
+        model,
+        params,
+        batch["input_ids"],
+        batch["token_type_ids"],
+        batch["attention_mask"],
+        batch["masked_lm_positions"],
+        keys=keys,
+        dtype=compute.dtype,
+        remat=compute.remat,
+    )
+    return (
+        masked_lm_sums(output.mlm_logits, batch["masked_lm_labels"], batch["masked_lm_weights"])
+        | sentence_order_sums(output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"])
+        | batch_statistics(*(batch[name] for name in STATISTICS))
+    )
+
+
+def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, Corpus, Corpus]:
+    """Tokenizer, training split and held-out split, checked to belong together and to the model."""
+    tokenizer = AlbertTokenizer.from_file(config.data.tokenizer, config.data.do_lower_case)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size = {config.model.vocab_size}: {config.data.tokenizer} has {tokenizer.vocab_size} pieces; "
+            f"set --model.vocab_size {tokenizer.vocab_size}, or use the tokenizer that belongs to this model"
+        )
+    train, held_out = (
+        open_corpus(
+            config.data.corpus,
+            split,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            verify=config.data.verify_checksums,
+        )
+        for split in ("train", "held_out")
+    )
+    return tokenizer, train, held_out
+
+
+def training_batches(config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase) -> PretrainingBatches:
+    """The batches of one phase; step 0 is the phase's first. Phases draw from streams of their own."""
+    return PretrainingBatches(
+        corpus,
+        tokenizer,
+        config.data,
+        sequence_length=phase.sequence_length,
+        batch_size=phase.batch_size,
+        seed=config.seed + phase.start * 2**32,
+    )
+
+
+def phase_batches(
+    config: PretrainConfig, batches: PretrainingBatches, phase: Phase, mesh: Mesh, step: int
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of a phase from training step `step` on, on the mesh, read ahead by threads."""
+    ahead = read_ahead(
+        batches,
+        start=step - phase.start,
+        stop=phase.steps,
+        rows=local_rows(mesh, phase.batch_size, phase.accumulation),
+        threads=config.data.threads,
+        prefetch=config.data.prefetch_batches,
+    )
+    return place_batches(map(device_fields, ahead), mesh, phase.batch_size, phase.accumulation)
+
+
+def device_fields(features: Features) -> dict[str, np.ndarray]:
+    """What goes to the devices."""
+    return {name: array for name, array in features._asdict().items() if name not in HOST_FIELDS}
+
+
+def held_out_evaluators(
+    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase, mesh: Mesh, params_shardings: Any
+) -> list[Evaluator]:
+    """One evaluator for each of `config.evaluate_objectives`, at the phase's length; the first is called `held_out`."""
+    evaluators = []
+    sums = jax.jit(
+        lambda params, batch: pretraining_sums(
+            config.model, config.compute, params, jax.tree.map(lambda x: x[0], batch), None
+        ),
+        in_shardings=(params_shardings, NamedSharding(mesh, P(None, ("data", "fsdp")))),
+        out_shardings=NamedSharding(mesh, P()),
+    )
+    for objective in config.evaluate_objectives:
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        # The same number of sequences at once as in training, so that what fits there fits here.
+        batch_size = max(shards, phase.batch_size // phase.accumulation)
+        batches = PretrainingBatches(
+            corpus,
+            tokenizer,
+            config.data,
+            sequence_length=phase.sequence_length,
+            batch_size=batch_size,
+            seed=EVALUATION_SEED,
+            objective=objective,
+        )
+        name = "held_out" if objective == config.evaluate_objectives[0] else f"held_out_{objective}"
+        limit = min(config.evaluate_sequences, batches.epoch(0).size)
+        make = partial(_fixed_batches, batches, limit, local_rows(mesh, batch_size, 1), mesh)
+        evaluators.append(Evaluator(name, make, sums, summarize))
+    return evaluators
+
+
+def _fixed_batches(
+    batches: PretrainingBatches, limit: int, rows: np.ndarray, mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    steps = range(-(-limit // batches.batch_size))
+    features = (device_fields(batches.first_epoch(step, limit, rows)) for step in steps)
+    return place_batches(features, mesh, batches.batch_size, 1)
+
+
+def unigram_entropy(corpus: Corpus) -> float:
+    """Entropy in nats of the corpus's own token frequencies: the loss of a model that knows nothing else."""
+    counts = np.zeros(2**16, np.int64)
+    for shard in corpus.shards:
+        for start in range(0, len(shard.tokens), 2**24):
+            counts += np.bincount(shard.tokens[start : start + 2**24], minlength=2**16)
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+SumsFunction = Callable[[Any], dict[str, jax.Array]]
+
+
+def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a placed batch, [accumulation, sequences, ...]."""
+    leading = (phase.accumulation, phase.batch_size // phase.accumulation)
+    one = device_fields(batches.first_epoch(0, 0, np.arange(1)))
+    return {name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()}
+
+
+def zeros_like_sums(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}

@@ -1,0 +1,175 @@
+"""The training step and its state, for any model and objective: how gradients of the parts of a batch become one update.
+
+The step knows sums and weights, never means: it divides by the weight of the whole batch, so neither accumulation nor
+the mesh changes the result.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from albert_jax.config import AlbertConfig
+from albert_jax.sharding import BATCH, named, parameter_specs
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=())
+@dataclass(frozen=True)
+class TrainState:
+    """All that a checkpoint holds. The position in the data is the step."""
+
+    step: jax.Array
+    """int32: updates done."""
+    params: Any
+    optimizer: Any
+    sums: Sums
+    """What the log line of the interval under way is made of, so that a resumed run writes the same line."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: three functions of a batch."""
+
+    sums: Callable[[Any, Batch, jax.Array | None], Sums]
+    """(params, part of a batch, a key per sequence or None) -> sums over the part, losses and counts alike."""
+    weights: Callable[[Batch], Sums]
+    """Batch -> the denominators of the losses, over all of it."""
+    loss: Callable[[Sums, Sums], jax.Array]
+    """(sums of a part, weights of the whole) -> the part's share of the loss."""
+    random: bool
+    """Whether `sums` needs keys (dropout)."""
+
+
+def state_specs(abstract: TrainState, mesh: Mesh, model: AlbertConfig) -> TrainState:
+    """`PartitionSpec`s of a state: parameters by the table, moments like their parameters, the rest on every device."""
+    params = parameter_specs(abstract.params, mesh, model)
+    return TrainState(
+        step=P(),
+        params=params,
+        optimizer=type(abstract.optimizer)(P(), params, params),
+        sums=jax.tree.map(lambda _: P(), abstract.sums),
+    )
+
+
+def zero_sums(objective: Objective, params: Any, batch: Batch) -> Sums:
+    """Zeros for every sum that `train_step` collects; `params` and `batch` may be abstract."""
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+    key = jax.eval_shape(lambda: _sequence_keys(0, jnp.int32(0), batch)[0]) if objective.random else None
+    shapes = jax.eval_shape(objective.sums, params, part, key)
+    sums = {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in shapes.items()}
+    return sums | {"steps": jnp.zeros((), jnp.float32), "gradient_norm": jnp.zeros((), jnp.float32)}
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """One update from a batch of arrays [accumulation, sequences, ...]."""
+    weights = objective.weights(batch)
+    keys = _sequence_keys(seed, state.step, batch) if objective.random else None
+
+    def loss(params: Any, part: Batch, part_keys: jax.Array | None) -> tuple[jax.Array, Sums]:
+        sums = objective.sums(params, part, part_keys)
+        return objective.loss(sums, weights), sums
+
+    def accumulate(total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]) -> tuple[tuple[Any, Sums], None]:
+        gradients, sums = jax.grad(loss, has_aux=True)(state.params, *part)
+        return jax.tree.map(jnp.add, total, (gradients, sums)), None
+
+    first = jax.tree.map(lambda x: x[0], (batch, keys))
+    gradients, sums = jax.grad(loss, has_aux=True)(state.params, *first)
+    if batch_parts(batch) > 1:
+        rest = jax.tree.map(lambda x: x[1:], (batch, keys))
+        (gradients, sums), _ = jax.lax.scan(accumulate, (gradients, sums), rest)
+    updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+    sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(gradients)}
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        optimizer=moments,
+        sums={name: state.sums[name] + value for name, value in sums.items()},
+    )
+
+
+def batch_parts(batch: Batch) -> int:
+    return next(iter(batch.values())).shape[0]
+
+
+def _sequence_keys(seed: int, step: jax.Array, batch: Batch) -> jax.Array:
+    """A key for every sequence [accumulation, sequences], by its place in the global batch."""
+    parts, sequences = next(iter(batch.values())).shape[:2]
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    places = jnp.arange(parts * sequences)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, places).reshape(parts, sequences)
+
+
+def compile_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+    seed: int,
+) -> Callable[[TrainState, Batch], TrainState]:
+    """`train_step` jitted over the mesh; the state passed in is consumed."""
+    return jax.jit(
+        partial(train_step, objective=objective, optimizer=optimizer, seed=seed),
+        in_shardings=(shardings, NamedSharding(mesh, BATCH)),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
+
+
+def create_state(
+    initialize: Callable[[], Any],
+    optimizer: optax.GradientTransformation,
+    sums: Callable[[Any], Sums],
+    mesh: Mesh,
+    model: AlbertConfig,
+) -> tuple[Callable[[], TrainState], TrainState, TrainState]:
+    """(function that makes the state where it lives, its shapes, its shardings): shapes, then shardings, then arrays."""
+
+    def create() -> TrainState:
+        params = initialize()
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), sums(params))
+
+    abstract = jax.eval_shape(create)
+    shardings = named(mesh, state_specs(abstract, mesh, model))
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
+    )
+    return jax.jit(create, out_shardings=shardings), placed, shardings
+
+
+def local_rows(mesh: Mesh, batch_size: int, accumulation: int) -> np.ndarray:
+    """Rows of a global batch that this process's devices hold, ascending."""
+    sequences = batch_size // accumulation
+    sharding = NamedSharding(mesh, BATCH)
+    rows = np.arange(batch_size).reshape(accumulation, sequences)
+    indices = sharding.addressable_devices_indices_map((accumulation, sequences)).values()
+    return np.unique(np.concatenate([rows[index].ravel() for index in indices]))
+
+
+def place_batches(
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, batch_size: int, accumulation: int
+) -> Iterator[Batch]:
+    """Host arrays [local rows, ...] -> global arrays [accumulation, sequences, ...] on the mesh."""
+    sharding = NamedSharding(mesh, BATCH)
+    sequences = batch_size // accumulation
+    for batch in batches:
+        yield {
+            name: jax.make_array_from_process_local_data(
+                sharding,
+                array.reshape(accumulation, len(array) // accumulation, *array.shape[1:]),
+                (accumulation, sequences, *array.shape[1:]),
+            )
+            for name, array in batch.items()
+        }
