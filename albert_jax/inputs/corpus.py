@@ -126,7 +126,7 @@ class ShardWriter:
     def _write(self, part: str, array: np.ndarray) -> None:
         if part not in self._files:
             path = shard_path(self.directory, self.name, part)
-            self._files[part] = open(path.with_name(path.name + ".partial"), "wb")
+            self._files[part] = open(_partial(path), "wb")
         data = np.ascontiguousarray(array, DTYPES[part]).data.cast("B")
         self._files[part].write(data)
         self._hashes[part].update(data)
@@ -165,9 +165,14 @@ def write_manifest(
     write_atomically(directory / MANIFEST_FILE, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
+def _partial(path: Path) -> Path:
+    # By process, so that a worker that outlives a killed build cannot write into its successor's file.
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file that either has its old content or all of the new, whatever happens meanwhile."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = _partial(path)
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
