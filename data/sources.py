@@ -143,8 +143,8 @@ def plan_items(sources: Sequence[Source], held_out_sources: Sequence[Source]) ->
 
     Items are about a 64th of all text, between 1 and 64 MB, whatever the number of workers; small files share one.
     """
-    train = [piece for source in sources for piece in _whole_pieces(source)]
-    held_out = [piece for source in held_out_sources for piece in _whole_pieces(source)]
+    train = [piece for source in sources for piece in whole_pieces(source)]
+    held_out = [piece for source in held_out_sources for piece in whole_pieces(source)]
     total = sum(piece.text_bytes for piece in train + held_out)
     item_bytes = min(MAX_ITEM_BYTES, max(MIN_ITEM_BYTES, -(-total // USUAL_ITEMS)))
     items: list[Item] = []
@@ -184,7 +184,7 @@ def _cut(piece: Piece, item_bytes: int) -> Iterator[Piece]:
         yield replace(piece, start=edges[i], stop=edges[i + 1], size=size, text_bytes=size)
 
 
-def _whole_pieces(source: Source) -> Iterator[Piece]:
+def whole_pieces(source: Source) -> Iterator[Piece]:
     if source.kind == "files":
         for path, size in list_files(source):
             text_bytes = size * COMPRESSION if is_compressed(path) else size
