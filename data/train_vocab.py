@@ -5,7 +5,9 @@ released vocabulary was trained on as far as its contents tell. The same text an
 """
 
 import io
+import itertools
 import os
+import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from albert_jax.tokenizer import CLS, MASK, MAX_VOCAB_SIZE, PAD, SEP, UNK, Alber
 from data.progress import BuildProgress
 from data.readers import PieceReader
 from data.sentences import check_language, hide_quotation_marks, sentence_lengths
-from data.sources import parse_source, whole_pieces
+from data.sources import Piece, parse_source, whole_pieces
 
 # In the order of the released vocabulary, ids 5 to 12.
 USER_DEFINED_SYMBOLS = ["(", ")", '"', "-", ".", "\u2013", "£", "€"]
@@ -78,8 +80,10 @@ def train_vocab(
         raise UserError(f"{output}: exists already; remove it or give another --output")
     check_language(language)
     pieces = [piece for spec in sources for piece in whole_pieces(parse_source(spec))]
-    sentences = _Sentences(pieces, do_lower_case, language)
-    model_bytes = _train(sentences, vocab_size, input_sentences, seed)
+    sample = _draw_sample(_sentences(pieces, do_lower_case, language), input_sentences, seed)
+    if not sample:
+        raise UserError("the sources hold no text to train a vocabulary on")
+    model_bytes = _train(sample, vocab_size)
     AlbertTokenizer(model_bytes, do_lower_case, name=str(output))  # raises if it is no ALBERT vocabulary
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,43 +95,36 @@ def train_vocab(
     return output
 
 
-class _Sentences:
-    """Iterates over the normalised sentences of the sources.
+def _sentences(pieces: Sequence[Piece], do_lower_case: bool, language: str) -> Iterator[str]:
+    """The normalised sentences of the pieces, in order, none longer than `MAX_SENTENCE_BYTES`."""
+    with BuildProgress("reading", sum(piece.size for piece in pieces), len(pieces)) as progress:
+        for piece in pieces:
+            reader, reported = PieceReader(piece), 0
+            for document in reader:
+                lines = clean_lines(document)
+                for line, hidden in zip(lines, hide_quotation_marks(lines), strict=True):
+                    start = 0
+                    for length in sentence_lengths(hidden, language) if line else ():
+                        sentence = line[start : start + length].strip(" ")
+                        yield from _cut(sentence.lower() if do_lower_case else sentence)
+                        start += length
+                consumed = reader.consumed
+                progress.add(done_bytes=consumed - reported, text_bytes=len(document))
+                reported = consumed
+            progress.add(done_bytes=piece.size - reported, items=1)
 
-    SentencePiece calls it from C++, where an exception of ours would end the process: it is kept in `error` instead,
-    and the iteration ends.
+
+def _draw_sample(sentences: Iterator[str], size: int, seed: int) -> list[str]:
+    """A uniform sample without replacement, all sentences in order if there are no more than `size`.
+
+    Ours rather than SentencePiece's, whose generator gives another sample, and so another vocabulary, on every run.
     """
-
-    def __init__(self, pieces: Sequence, do_lower_case: bool, language: str):
-        self.pieces, self.do_lower_case, self.language = pieces, do_lower_case, language
-        self.count = 0
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        total = sum(piece.size for piece in self.pieces)
-        try:
-            with BuildProgress("reading", total, len(self.pieces)) as progress:
-                for piece in self.pieces:
-                    reader, reported = PieceReader(piece), 0
-                    for document in reader:
-                        yield from self._of_document(document)
-                        consumed = reader.consumed
-                        progress.add(done_bytes=consumed - reported, text_bytes=len(document))
-                        reported = consumed
-                    progress.add(done_bytes=piece.size - reported, items=1)
-        except (Exception, KeyboardInterrupt) as error:
-            self.error = error
-
-    def _of_document(self, document: str) -> Iterator[str]:
-        lines = clean_lines(document)
-        for line, hidden in zip(lines, hide_quotation_marks(lines), strict=True):
-            start = 0
-            for length in sentence_lengths(hidden, self.language) if line else ():
-                sentence = line[start : start + length].strip(" ")
-                start += length
-                for part in _cut(sentence.lower() if self.do_lower_case else sentence):
-                    self.count += 1
-                    yield part
+    sample = list(itertools.islice(sentences, size))
+    generator = random.Random(seed)
+    for count, sentence in enumerate(sentences, start=size + 1):
+        if (place := generator.randrange(count)) < size:
+            sample[place] = sentence
+    return sample
 
 
 def _cut(sentence: str) -> Iterator[str]:
@@ -142,10 +139,8 @@ def _cut(sentence: str) -> Iterator[str]:
         yield sentence
 
 
-def _train(sentences: _Sentences, vocab_size: int, input_sentences: int, seed: int) -> bytes:
+def _train(sentences: list[str], vocab_size: int) -> bytes:
     model = io.BytesIO()
-    sentencepiece.set_random_generator_seed(seed)
-    failure: RuntimeError | None = None
     try:
         # albert.md 2.2, from the README of google-research/albert.
         sentencepiece.SentencePieceTrainer.train(
@@ -162,20 +157,12 @@ def _train(sentences: _Sentences, vocab_size: int, input_sentences: int, seed: i
             unk_piece=UNK,
             control_symbols=[CLS, SEP, MASK],
             user_defined_symbols=USER_DEFINED_SYMBOLS,
-            input_sentence_size=input_sentences,
-            shuffle_input_sentence=True,
             max_sentence_length=MAX_SENTENCE_BYTES,
             num_threads=THREADS,
             minloglevel=2,
         )
     except RuntimeError as error:
-        failure = error
-    if sentences.error is not None:
-        raise sentences.error
-    if sentences.count == 0:
-        raise UserError("the sources hold no text to train a vocabulary on")
-    if failure is not None:
-        raise _explain(failure, vocab_size)
+        raise _explain(error, vocab_size) from None
     return model.getvalue()
 
 
