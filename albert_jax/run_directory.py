@@ -41,6 +41,9 @@ class RunDirectory:
             raise UserError(
                 f"run_dir = {self.path}: another process is training there; wait for it, or give another --run_dir"
             ) from error
+
+    def save_description(self, config: Any) -> None:
+        """Writes the resolved configuration and the versions of everything that matters."""
         try:
             save_json(config, self.path / CONFIG_FILE)
             (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
@@ -51,11 +54,10 @@ class RunDirectory:
 
     def _check_configuration(self, config: Any) -> None:
         saved = self.path / CONFIG_FILE
+        if not any(self.path.glob("checkpoints/*")):
+            return  # nothing has been trained here yet
         if not saved.exists():
-            foreign = self.path.is_dir() and any(self.path.glob("checkpoints/*"))
-            if foreign:
-                raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
-            return
+            raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
         try:
             lines = differences(json.loads(saved.read_text()), config)
         except (OSError, ValueError) as error:
@@ -79,6 +81,9 @@ class RunDirectory:
             )
 
     def release(self) -> None:
+        """Lets go of the folder, and removes it again if nothing came to be in it."""
+        if [path.name for path in self.path.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(self.path)
         self._lock.close()
 
 

@@ -24,6 +24,10 @@ class Tracker:
         the same steps are about to be repeated."""
         self._path = directory / METRICS_FILE
         _drop_records_after(self._path, step)
+        self._latest: tuple[int, dict[str, float]] = (step, {})
+        for record in read_metrics(directory):
+            if record["step"] == step:
+                self._latest[1].update(record)
         self._file = self._path.open("a")
         self._text = (directory / "log.txt").open("a")
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
@@ -59,6 +63,7 @@ class Tracker:
         """Appends `{"step": step, **values}` to the record and TensorBoard, and says `line`."""
         self._file.write(json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}}) + "\n")
         self._file.flush()
+        self._latest = (step, (self._latest[1] if self._latest[0] == step else {}) | dict(values))
         for name, value in values.items():
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
@@ -68,6 +73,10 @@ class Tracker:
             if summary:
                 self._progress.update(self._task, summary=summary)
         self.say(line)
+
+    def value_at(self, step: int, name: str) -> float | None:
+        """What was recorded under `name` at `step`, the latest step that has records; None if nothing was."""
+        return self._latest[1].get(name) if self._latest[0] == step else None
 
     def close(self) -> None:
         if self._progress:
@@ -100,7 +109,8 @@ def _is_record_until(line: str, step: int) -> bool:
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The records of a run, in the order of writing."""
-    return [json.loads(line) for line in (Path(directory) / METRICS_FILE).read_text().splitlines()]
+    path = Path(directory) / METRICS_FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Clock:

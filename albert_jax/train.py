@@ -72,8 +72,9 @@ def zero_sums(objective: Objective, params: Any, batch: Batch) -> Sums:
 
 def train_step(
     state: TrainState, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """One update from a batch of arrays [accumulation, sequences, ...]."""
+) -> tuple[TrainState, jax.Array]:
+    """One update from a batch of arrays [accumulation, sequences, ...]; also the loss, whose arrival tells that the
+    step is done."""
     weights = objective.weights(batch)
     keys = _sequence_keys(seed, state.step, batch) if objective.random else None
 
@@ -92,12 +93,13 @@ def train_step(
         (gradients, sums), _ = jax.lax.scan(accumulate, (gradients, sums), rest)
     updates, moments = optimizer.update(gradients, state.optimizer, state.params)
     sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(gradients)}
-    return TrainState(
+    new_state = TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         optimizer=moments,
         sums={name: state.sums[name] + value for name, value in sums.items()},
     )
+    return new_state, objective.loss(sums, weights)
 
 
 def batch_parts(batch: Batch) -> int:
@@ -118,12 +120,12 @@ def compile_train_step(
     mesh: Mesh,
     shardings: TrainState,
     seed: int,
-) -> Callable[[TrainState, Batch], TrainState]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """`train_step` jitted over the mesh; the state passed in is consumed."""
     return jax.jit(
         partial(train_step, objective=objective, optimizer=optimizer, seed=seed),
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
-        out_shardings=shardings,
+        out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
     )
 

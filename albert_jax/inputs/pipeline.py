@@ -17,9 +17,12 @@ from albert_jax.errors import UserError
 from albert_jax.inputs.corpus import Corpus
 from albert_jax.inputs.features import Features, Layout, empty_features, fill_rows, max_predictions
 from albert_jax.inputs.masking import MaskRules
-from albert_jax.inputs.random import derive, key_of
+from albert_jax.inputs.random import key_of
 from albert_jax.inputs.segments import OBJECTIVES, SPECIAL_TOKENS, Rules, Text, plan
 from albert_jax.tokenizer import AlbertTokenizer
+
+ORDER = 2**32
+"""What names the stream of an epoch's order beside those of its shards."""
 
 
 class EpochPlan:
@@ -158,8 +161,7 @@ class PretrainingBatches:
         return features
 
     def _epoch_keys(self, number: int) -> list[np.uint64]:
-        key = derive(self._key, number)
-        return [derive(key, shard) for shard in range(len(self._texts))]
+        return [key_of(number, shard, within=self._key) for shard in range(len(self._texts))]
 
     def _epoch_size(self, number: int) -> int:
         if number in self._plans:
@@ -171,7 +173,7 @@ class PretrainingBatches:
         keys = self._epoch_keys(number)
         with ThreadPoolExecutor() as threads:
             starts = list(threads.map(self._starts, self._texts, keys))
-        return EpochPlan(starts, keys, order_seed=int(derive(derive(self._key, number), -1) >> np.uint64(33)))
+        return EpochPlan(starts, keys, order_seed=int(key_of(number, ORDER, within=self._key) >> np.uint64(33)))
 
     def _count(self, text: Text, key: np.uint64) -> int:
         return plan(text, self._rules, key, *(np.empty(0, np.uint32),) * 3)

@@ -46,9 +46,9 @@ def draw_below(state: np.ndarray, bound: int) -> int:
     return int(draw(state) * bound)
 
 
-def key_of(*names: int) -> np.uint64:
-    """The key named by a sequence of integers, from Python."""
-    key = np.uint64(0)
+def key_of(*names: int, within: np.uint64 = np.uint64(0)) -> np.uint64:
+    """The key named by a sequence of integers below 2**63, from Python; `within` continues a shorter sequence."""
     for name in names:
-        key = derive(key, int(name))
-    return key
+        # numba returns a Python int, which it would take back as a signed number.
+        within = np.uint64(derive(within, int(name)))
+    return within

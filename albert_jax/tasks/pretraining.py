@@ -1,12 +1,11 @@
 """Pretraining put together from its parts: corpus and tokenizer become batches, batches and model become sums, sums become
 a loss and a log line. `pretrain.py` tells the story; this holds its nouns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,7 +14,7 @@ from albert_jax.config import AlbertConfig, ComputeConfig, Phase, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.evaluate import Evaluator
 from albert_jax.inputs.corpus import Corpus, open_corpus
-from albert_jax.inputs.features import HOST_FIELDS, Features
+from albert_jax.inputs.features import HOST_FIELDS, Features, max_predictions
 from albert_jax.inputs.pipeline import PretrainingBatches, read_ahead
 from albert_jax.model import apply
 from albert_jax.objectives import (
@@ -101,7 +100,7 @@ def training_batches(config: PretrainConfig, tokenizer: AlbertTokenizer, corpus:
         config.data,
         sequence_length=phase.sequence_length,
         batch_size=phase.batch_size,
-        seed=config.seed + phase.start * 2**32,
+        seed=config.seed + phase.start * 2**31,
     )
 
 
@@ -175,7 +174,10 @@ def unigram_entropy(corpus: Corpus) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-SumsFunction = Callable[[Any], dict[str, jax.Array]]
+def prediction_places(config: PretrainConfig, phase: Phase) -> int:
+    """Places for predictions in a sequence of the phase, P."""
+    data = config.data
+    return max_predictions(phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence)
 
 
 def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
@@ -184,6 +186,3 @@ def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.Sha
     one = device_fields(batches.first_epoch(0, 0, np.arange(1)))
     return {name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()}
 
-
-def zeros_like_sums(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}

@@ -1,0 +1,367 @@
+"""Pretrains ALBERT: from raw text, or an encoded corpus, to a trained model.
+
+    python pretrain.py                                       the sample: a small model on the bundled corpus
+    python pretrain.py configs/pretrain/base_v2.py           a recipe; any field can be overridden:
+        --phases.batch_size 512 --optimizer.peak_learning_rate 6.2e-4
+    python pretrain.py CONFIG --dry_run                      parameters, memory, tokens and time; trains nothing
+    python pretrain.py CONFIG --scale_to_batch_size 512      the same recipe at another batch, by LAMB's rules
+
+The same command again continues the run from its latest checkpoint. Ctrl-C or SIGTERM saves first.
+"""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from jax.sharding import Mesh
+
+from albert_jax.checkpoint import Checkpoints
+from albert_jax.config import Phase, PretrainConfig, load_config, parse_command, save_json, scale_to_batch_size
+from albert_jax.errors import UserError, exit_cleanly
+from albert_jax.evaluate import Evaluator
+from albert_jax.flops import device_peak_flops, training_flops_per_sequence
+from albert_jax.inputs.corpus import Corpus
+from albert_jax.model import initialize
+from albert_jax.objectives import summarize
+from albert_jax.optim import learning_rate, make_optimizer
+from albert_jax.predict import MASK, fill_mask
+from albert_jax.report import dry_run_report
+from albert_jax.run_directory import RunDirectory
+from albert_jax.sharding import check_batch, make_mesh
+from albert_jax.tasks.pretraining import (
+    batch_shapes,
+    held_out_evaluators,
+    open_inputs,
+    phase_batches,
+    prediction_places,
+    pretraining_objective,
+    training_batches,
+    unigram_entropy,
+)
+from albert_jax.tokenizer import AlbertTokenizer
+from albert_jax.tracking import Clock, Tracker, duration
+from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
+from albert_jax.trees import tree_bytes, tree_size
+
+SAMPLE = Path(__file__).parent / "configs" / "pretrain" / "sample.py"
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line: a configuration, overridden field by field, and what to do with it."""
+
+    config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    dry_run: bool = False
+    """Print parameters, FLOPs, memory per device, tokens and estimated time, and train nothing."""
+
+
+def main() -> int | None:
+    arguments = sys.argv[1:]
+    path = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else SAMPLE
+    config = load_config(path)
+    if not isinstance(config, PretrainConfig):
+        raise UserError(f"{path}: get_config() returned a {type(config).__name__}, not a PretrainConfig")
+    if "--scale_to_batch_size" in arguments:
+        place = arguments.index("--scale_to_batch_size")
+        config = scale_to_batch_size(config, _integer_option(arguments[place : place + 2]))
+        del arguments[place : place + 2]
+    command = parse_command(Command, config, arguments, f"pretrain.py {path}")
+    if command.dry_run:
+        print(dry_run_report(command.config))
+        return None
+    return pretrain(command.config)
+
+
+def pretrain(config: PretrainConfig) -> int | None:
+    """A run from wherever it stands to its end, or to the first request to stop."""
+    # ---- where: devices and the folder of the run
+    mesh = make_mesh(config.mesh)
+    for phase in config.phases.phases:
+        check_batch(phase.batch_size, phase.accumulation, mesh)
+    directory = RunDirectory(config.run_dir, config)
+    try:
+        with jax.set_mesh(mesh):
+            run = prepare(config, mesh, directory)
+            try:
+                return train(run)
+            finally:
+                run.tracker.close()
+    finally:
+        directory.release()
+
+
+@dataclass
+class Run:
+    """Everything that the loop needs, made once."""
+
+    config: PretrainConfig
+    mesh: Mesh
+    directory: RunDirectory
+    tokenizer: AlbertTokenizer
+    corpus: Corpus
+    held_out: Corpus
+    state: TrainState
+    fresh_sums: Callable[[], dict[str, jax.Array]]
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]]
+    params_shardings: Any
+    checkpoints: Checkpoints
+    tracker: Tracker
+    peak_flops: float
+    clock: Clock = field(default_factory=Clock)
+    seconds: float = 0.0
+    """Training time of the interval under way, without evaluation and saving."""
+    pending: tuple[int, dict[str, jax.Array], float, Phase] | None = None
+    """Step, sums and seconds of the last interval, which are fetched one interval late so that the loop never waits."""
+
+
+def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
+    # ---- what in: text -> vocabulary -> corpus -> batches
+    if config.data.sources:
+        build_inputs(config)
+    tokenizer, corpus, held_out = open_inputs(config)
+    first_phase = config.phases.phases[0]
+    batches = training_batches(config, tokenizer, corpus, first_phase)
+
+    # ---- what learns: shapes, then shardings, then arrays
+    objective = pretraining_objective(config.model, config.compute)
+    optimizer = make_optimizer(config.optimizer, config.phases.total_steps)
+    shapes = batch_shapes(batches, first_phase)
+    create, abstract, shardings = create_state(
+        lambda: initialize(config.model, jax.random.key(config.seed)),
+        optimizer,
+        lambda params: zero_sums(objective, params, shapes),
+        mesh,
+        config.model,
+    )
+    train_step = compile_train_step(objective, optimizer, mesh, shardings, config.seed)
+
+    # ---- where to start: 1 this run's latest checkpoint   2 scratch
+    directory.require_room(tree_bytes(abstract))
+    directory.save_description(config)
+    save_json(config.model, directory.path / "model.json")
+    tokenizer.save(directory.path / "tokenizer")
+    checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
+    latest = checkpoints.latest_step
+    state = create() if latest is None else checkpoints.load(latest, abstract)
+    tracker = Tracker(directory.path, step=latest or 0, total_steps=config.phases.total_steps)
+
+    peak, source = device_peak_flops(config.compute.dtype)
+    tracker.say(
+        f"model      {tree_size(abstract.params):,} parameters, {config.compute.dtype} on "
+        f"{mesh.size} x {jax.devices()[0].device_kind} (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x "
+        f"tensor {mesh.shape['tensor']})\n"
+        f"peak       {peak / 1e12:.3g} TFLOP/s per device ({source})\n"
+        f"corpus     {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens; one epoch is "
+        f"{batches.epoch(0).size:,} sequences of up to {first_phase.sequence_length}\n"
+        f"held out   {held_out.num_documents:,} documents, {held_out.num_tokens:,} tokens; unigram entropy "
+        f"{unigram_entropy(held_out):.3f} nats\n"
+        f"run        {config.phases.total_steps:,} steps in {directory.path}, "
+        + ("from scratch" if latest is None else f"continued from step {latest:,}")
+    )
+    return Run(
+        config=config,
+        mesh=mesh,
+        directory=directory,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        held_out=held_out,
+        state=state,
+        fresh_sums=jax.jit(lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums),
+        train_step=train_step,
+        params_shardings=shardings.params,
+        checkpoints=checkpoints,
+        tracker=tracker,
+        peak_flops=peak,
+    )
+
+
+def build_inputs(config: PretrainConfig) -> None:
+    """Trains the vocabulary and encodes the corpus from `config.data.sources`, as far as they do not exist yet."""
+    from data.encode_corpus import encode_corpus
+    from data.train_vocab import train_vocab
+
+    data = config.data
+    if not Path(data.tokenizer).exists():
+        train_vocab(
+            data.sources,
+            Path(data.tokenizer),
+            vocab_size=config.model.vocab_size,
+            do_lower_case=data.do_lower_case,
+        )
+    encode_corpus(
+        data.sources,
+        Path(data.tokenizer),
+        Path(data.corpus),
+        do_lower_case=data.do_lower_case,
+        held_out_fraction=data.held_out_fraction,
+    )
+
+
+def train(run: Run) -> int | None:
+    """The loop: evaluate, save, step, log, in this order, so that a resumed run is the same run."""
+    config, step = run.config, int(run.state.step)
+    stop = StopRequest()
+    run.clock.lap()
+    for phase in config.phases.phases:
+        if step >= phase.stop:
+            continue
+        evaluators = evaluators_of(run, phase)
+        batches = training_batches(config, run.tokenizer, run.corpus, phase)
+        previous = None
+        for batch in phase_batches(config, batches, phase, run.mesh, step):
+            if step % config.evaluate_every == 0 and not stop.requested:
+                evaluate(run, evaluators, step)
+            if step % config.checkpoint_every == 0 and step > 0:
+                save(run, step)
+            if stop.requested:
+                return stopped(run, step, stop)
+
+            run.state, loss = run.train_step(run.state, batch)
+            step += 1
+            # Wait for the step before: one in flight keeps the device busy, and more would only fill its memory.
+            jax.block_until_ready(previous)
+            previous = loss
+            run.tracker.advance(step)
+
+            if step % config.log_every == 0 or step == config.phases.total_steps:
+                log(run, step, phase)
+
+    last_phase = config.phases.phases[-1]
+    evaluate(run, evaluators_of(run, last_phase), step)
+    save(run, step)
+    run.checkpoints.close()
+    run.tracker.say(f"finished   {step:,} steps; checkpoints in {run.checkpoints.directory}")
+    show_completions(run)
+    return None
+
+
+def evaluators_of(run: Run, phase: Phase) -> list[Evaluator]:
+    return held_out_evaluators(
+        run.config, run.tokenizer, run.held_out, phase, run.mesh, run.params_shardings
+    )
+
+
+def evaluate(run: Run, evaluators: list[Evaluator], step: int) -> None:
+    """Measures the held-out documents, unless a record says that this was done before the run was interrupted."""
+    flush_log(run)
+    if run.tracker.value_at(step, "held_out/loss") is not None:
+        return
+    run.seconds += run.clock.lap()
+    values = {name: value for evaluator in evaluators for name, value in evaluator.run(run.state.params)}
+    seconds = run.clock.lap()
+    shown = ("loss", "mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy")
+    parts = [f"{name} {values[f'held_out/{name}']:.4f}" for name in shown]
+    run.tracker.record(step, values, f"held out   step {step:,}  {'  '.join(parts)}  ({duration(seconds)})")
+
+
+def save(run: Run, step: int) -> None:
+    """Starts a checkpoint, once all records up to it are written."""
+    flush_log(run)
+    run.seconds += run.clock.lap()
+    if run.checkpoints.latest_step != step:
+        run.checkpoints.save(step, run.state, run.tracker.value_at(step, "held_out/loss"))
+    run.clock.lap()
+
+
+def stopped(run: Run, step: int, stop: "StopRequest") -> None:
+    """Saves where the run stands and says how to go on."""
+    save(run, step)
+    run.checkpoints.close()
+    run.tracker.say(f"stopped    on {stop.name} at step {step:,}, saved; the same command continues the run")
+
+
+def log(run: Run, step: int, phase: Phase) -> None:
+    """Takes the sums of the interval that ends here, and writes the record of the one before."""
+    run.seconds += run.clock.lap()
+    flush_log(run)
+    run.pending = (step, run.state.sums, run.seconds, phase)
+    run.state = dataclasses.replace(run.state, sums=run.fresh_sums())
+    run.seconds = 0.0
+
+
+def flush_log(run: Run) -> None:
+    if run.pending is None:
+        return
+    step, sums, seconds, phase = run.pending
+    run.pending = None
+    config = run.config
+    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    steps = sums["steps"]
+    rate = float(learning_rate(config.optimizer, config.phases.total_steps)(step - 1))
+    predictions = prediction_places(config, phase)
+    flops = training_flops_per_sequence(config.model, phase.sequence_length, predictions) * phase.batch_size
+    mfu = flops * steps / seconds / (run.peak_flops * run.mesh.size)
+    tokens_per_second = sums["tokens"] / seconds
+    left = (config.phases.total_steps - step) * seconds / steps
+    values = {f"train/{name}": value for name, value in summarize(sums).items()}
+    values |= {
+        "train/learning_rate": rate,
+        "train/gradient_norm": sums["gradient_norm"] / steps,
+        "speed/tokens_per_second": tokens_per_second,
+        "speed/mfu": mfu,
+        "speed/seconds_per_step": seconds / steps,
+    }
+    shown = "  ".join(
+        f"{name} {values[f'train/{key}']:.{digits}f}"
+        for name, key, digits in (
+            ("loss", "loss", 3),
+            ("mlm", "mlm_loss", 3),
+            ("acc", "mlm_accuracy", 3),
+            ("sop", "sop_loss", 3),
+            ("acc", "sop_accuracy", 3),
+            ("norm", "gradient_norm", 2),
+        )
+    )
+    run.tracker.record(
+        step,
+        values,
+        f"step {step:>7,}/{config.phases.total_steps:,}  {shown}  lr {rate:.2e}  "
+        f"{tokens_per_second:,.0f} tokens/s  MFU {mfu:.1%}  left {duration(left)}",
+    )
+
+
+def show_completions(run: Run) -> None:
+    """Fills the masks of `sample_sentences` with the model just trained."""
+    sentences = run.config.sample_sentences
+    if not sentences:
+        return
+    with jax.default_device(jax.local_devices()[0]):
+        params = jax.device_get(run.state.params)
+        completions = fill_mask(run.config.model, params, run.tokenizer, sentences)
+    run.tracker.say("completions of the trained model, likeliest first:")
+    for sentence, masks in zip(sentences, completions, strict=True):
+        for choices in masks:
+            pieces = ", ".join(f"{choice.piece} {choice.probability:.0%}" for choice in choices)
+            sentence = sentence.replace(MASK, f"[{pieces}]", 1)
+        run.tracker.say(f"  {sentence}")
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a flag that the loop looks at between steps; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested, self.name = False, ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested, self.name = True, signal.Signals(number).name
+
+
+def _integer_option(words: list[str]) -> int:
+    if len(words) < 2 or not words[1].isdigit():
+        raise UserError(f"{' '.join(words)}: needs a whole number, as in --scale_to_batch_size 512")
+    return int(words[1])
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
