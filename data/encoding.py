@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import AlbertTokenizer, clean_lines
-from data.sentences import hide_quotation_marks, sentence_lengths
+from albert_jax.tokenizer import AlbertTokenizer
+from data.preparation import PreparedLines, prepare_lines
+from data.sentences import sentence_lengths
 
 # SentencePiece is a tenth faster on stretches of some thousand characters than on single lines. Longer ones gain
 # nothing, and would cost its sums of 32-bit scores their last digits.
@@ -35,9 +35,8 @@ class EncodedDocuments:
 class _Layout:
     """A batch of documents as what SentencePiece gets: stretches of whole lines of one document."""
 
-    lines: list[str]  # cleaned
-    hidden: list[str]  # the same lines as `sentence_lengths` wants them
-    texts: list[str] = field(default_factory=list)  # one per stretch, as the following
+    lines: PreparedLines
+    texts: list[bytes] = field(default_factory=list)  # one per stretch, as the following
     words: list[int] = field(default_factory=list)  # -1: sentences divide within a word
     sentences: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)
@@ -54,21 +53,17 @@ def encode_documents(documents: Sequence[str], tokenizer: AlbertTokenizer, langu
     """
     if not documents:
         return EncodedDocuments(np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.int64), 0)
-    layout = _lay_out(documents, language)
-    if tokenizer.do_lower_case:
-        layout.texts = [text.lower() for text in layout.texts]
-    tokens, lengths = tokenizer.encode_normalized(layout.texts)
+    lines = prepare_lines(documents, tokenizer.do_lower_case, tokenizer.unchanged_characters)
+    layout = _lay_out(documents, lines, language)
+    unchanged = np.array([lines.unchanged[first:end].all() for first, end in layout.line_ranges], bool)
+    tokens, lengths = tokenizer.encode_normalized(layout.texts, unchanged)
     tokens, sentences, counts = _find_sentences(layout, tokens, lengths, tokenizer, language)
     owners = np.repeat(np.array(layout.documents, np.int64), counts)
     return _leave_out_short(tokens, sentences, owners, len(documents))
 
 
-def _lay_out(documents: Sequence[str], language: str) -> _Layout:
-    try:
-        lines = clean_lines("\n".join(documents))
-    except UnicodeEncodeError as error:
-        raise UserError(f"a lone surrogate, {error.object[error.start]!a}, is no text; repair the source") from None
-    layout = _Layout(lines, hide_quotation_marks(lines))
+def _lay_out(documents: Sequence[str], lines: PreparedLines, language: str) -> _Layout:
+    layout = _Layout(lines)
     end = 0
     for number, document in enumerate(documents):
         start, end = end, end + document.count("\n") + 1
@@ -78,33 +73,31 @@ def _lay_out(documents: Sequence[str], language: str) -> _Layout:
 
 def _lay_out_document(layout: _Layout, number: int, first: int, end: int, language: str) -> None:
     """Adds the lines from `first` up to `end` as stretches, with the words of each of their sentences."""
-    lines, hidden, sentence_words = layout.lines, layout.hidden, layout.sentence_words
-    words = characters = 0
+    lines, sentence_words = layout.lines, layout.sentence_words
+    words, size = 0, 0
     divided = False  # whether a sentence ends within a word
     sentences_before = len(sentence_words)
     for i in range(first, end):
-        line = lines[i]
-        if line:
-            line_words = line.count(" ") + 1
+        if hidden := lines.hidden[i]:
+            line_words = hidden.count(" ") + 1
             words += line_words
-            characters += len(line)
+            size += len(hidden)
             start = 0
-            for length in sentence_lengths(hidden[i], language)[:-1]:
+            for length in sentence_lengths(hidden, language)[:-1]:
                 stop = start + length
-                divided |= line[stop - 1] != " "
-                in_sentence = line.count(" ", start, stop)
+                divided |= hidden[stop - 1] != " "
+                in_sentence = hidden.count(" ", start, stop)
                 sentence_words.append(in_sentence)
                 line_words -= in_sentence
                 start = stop
             sentence_words.append(line_words)
-        if words and (characters >= STRETCH_CHARACTERS or i == end - 1):
-            layout.texts.append(" ".join(filter(None, lines[first : i + 1])))
+        if words and (size >= STRETCH_CHARACTERS or i == end - 1):
+            layout.texts.append(lines.stretch(first, i + 1))
             layout.words.append(-1 if divided else words)
             layout.sentences.append(len(sentence_words) - sentences_before)
             layout.documents.append(number)
             layout.line_ranges.append((first, i + 1))
-            words = characters = 0
-            divided = False
+            words, size, divided = 0, 0, False
             first, sentences_before = i + 1, len(sentence_words)
 
 
@@ -134,19 +127,18 @@ def _find_sentences(
             starts = word_starts[words_before[i] + np.cumsum(words) - words] - (ends[i] - lengths[i])
             sentences = np.diff(starts, append=len(part))
         else:
-            part, sentences = tokenizer.encode_normalized(_separate_sentences(layout, i, tokenizer, language))
+            part, sentences = tokenizer.encode_normalized(_separate_sentences(layout, i, language))
         token_parts.append(part)
         sentence_parts.append(sentences)
     return np.concatenate(token_parts), np.concatenate(sentence_parts), counts
 
 
-def _separate_sentences(layout: _Layout, stretch: int, tokenizer: AlbertTokenizer, language: str) -> list[str]:
+def _separate_sentences(layout: _Layout, stretch: int, language: str) -> list[str]:
     sentences = []
     for i in range(*layout.line_ranges[stretch]):
-        start = 0
-        for length in sentence_lengths(layout.hidden[i], language) if layout.lines[i] else ():
-            sentence = layout.lines[i][start : start + length].strip(" ")
-            sentences.append(sentence.lower() if tokenizer.do_lower_case else sentence)
+        line, start = layout.lines.line(i).decode(), 0
+        for length in sentence_lengths(layout.lines.hidden[i], language) if line else ():
+            sentences.append(line[start : start + length].strip(" "))
             start += length
     return sentences
 
