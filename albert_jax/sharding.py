@@ -105,6 +105,14 @@ def parameter_specs(params: Any, mesh: Mesh, model: AlbertConfig) -> Any:
     return jax.tree_util.tree_map_with_path(spec, params)
 
 
+def gathered(specs: Any) -> Any:
+    """The same specs with nothing split over `fsdp`: parameters as a step computes with them. They are shared by all
+    layers and so small that one gathering for each step, ahead of the layers, is right."""
+    return jax.tree.map(
+        lambda spec: P(*(None if axis == "fsdp" else axis for axis in spec)), specs, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
+
+
 def named(mesh: Mesh, specs: Any) -> Any:
     """The same tree with a `NamedSharding` in place of each `PartitionSpec`."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from albert_jax.config import AlbertConfig
-from albert_jax.sharding import BATCH, named, parameter_specs
+from albert_jax.sharding import BATCH, gathered, named, parameter_specs
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -71,10 +71,17 @@ def zero_sums(objective: Objective, params: Any, batch: Batch) -> Sums:
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, seed: int
+    state: TrainState,
+    batch: Batch,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    computing: Any,
 ) -> tuple[TrainState, jax.Array]:
     """One update from a batch of arrays [accumulation, sequences, ...]; also the loss, whose arrival tells that the
-    step is done."""
+    step is done. `computing` holds the parameters' shardings within the step."""
+    params = jax.lax.with_sharding_constraint(state.params, computing)
     weights = objective.weights(batch)
     keys = _sequence_keys(seed, state.step, batch) if objective.random else None
 
@@ -83,11 +90,11 @@ def train_step(
         return objective.loss(sums, weights), sums
 
     def accumulate(total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]) -> tuple[tuple[Any, Sums], None]:
-        gradients, sums = jax.grad(loss, has_aux=True)(state.params, *part)
+        gradients, sums = jax.grad(loss, has_aux=True)(params, *part)
         return jax.tree.map(jnp.add, total, (gradients, sums)), None
 
     first = jax.tree.map(lambda x: x[0], (batch, keys))
-    gradients, sums = jax.grad(loss, has_aux=True)(state.params, *first)
+    gradients, sums = jax.grad(loss, has_aux=True)(params, *first)
     if batch_parts(batch) > 1:
         rest = jax.tree.map(lambda x: x[1:], (batch, keys))
         (gradients, sums), _ = jax.lax.scan(accumulate, (gradients, sums), rest)
@@ -122,8 +129,9 @@ def compile_train_step(
     seed: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """`train_step` jitted over the mesh; the state passed in is consumed."""
+    computing = named(mesh, gathered(jax.tree.map(lambda sharding: sharding.spec, shardings.params)))
     return jax.jit(
-        partial(train_step, objective=objective, optimizer=optimizer, seed=seed),
+        partial(train_step, objective=objective, optimizer=optimizer, seed=seed, computing=computing),
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
