@@ -98,6 +98,8 @@ def train_step(
     if batch_parts(batch) > 1:
         rest = jax.tree.map(lambda x: x[1:], (batch, keys))
         (gradients, sums), _ = jax.lax.scan(accumulate, (gradients, sums), rest)
+    # Whole on every fsdp neighbour before they are split like the state: else that split spreads back into the layers.
+    gradients = jax.lax.with_sharding_constraint(gradients, computing)
     updates, moments = optimizer.update(gradients, state.optimizer, state.params)
     sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(gradients)}
     new_state = TrainState(
