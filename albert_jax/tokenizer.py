@@ -150,17 +150,19 @@ class AlbertTokenizer:
         """
         if not texts:
             return np.empty(0, np.uint16), np.empty(0, np.int64)
-        unchanged = np.zeros(len(texts), bool) if unchanged is None else unchanged
-        arrays: list[np.ndarray] = [None] * len(texts)
-        for processor, mine in ((self._processor, ~unchanged), (self._bare_processor, unchanged)):
-            where = np.flatnonzero(mine).tolist()
-            encoded = processor.encode([texts[i] for i in where], return_type="numpy", num_threads=1)
-            for i, array in zip(where, encoded, strict=True):
-                arrays[i] = array
+        # One call per text: a call with a list runs in a thread of its own, which costs more than it saves.
+        if unchanged is None:
+            arrays = [self._processor.encode(text, return_type="numpy") for text in texts]
+        else:
+            processors = (self._processor, self._bare_processor)
+            arrays = [
+                processors[bare].encode(text, return_type="numpy")
+                for text, bare in zip(texts, unchanged.tolist(), strict=True)
+            ]
         lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
         # Every id is below 65,536: checked when the model was loaded.
         tokens = np.concatenate(arrays).astype(np.uint16)
-        where = np.flatnonzero(self._is_digit_comma[tokens])
+        where = np.flatnonzero(self._is_digit_comma.take(tokens))
         if where.size:
             tokens, lengths = self._apply_digit_comma_splits(tokens, lengths, where)
         return tokens, lengths

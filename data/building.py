@@ -221,10 +221,10 @@ class _ItemEncoder:
 
 def held_out_rule(fraction: float, seed: int) -> Callable[[str], bool]:
     """Whether a document is held out: by a hash of its text and the seed, so that copies of it stay together."""
-    key, limit = str(seed).encode(), int(fraction * 2**64)
+    key, limit = f"{seed}\n".encode(), int(fraction * 2**64)
 
     def is_held_out(document: str) -> bool:
         data = document.strip().encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=key).digest(), "little") < limit
+        return int.from_bytes(hashlib.sha256(key + data).digest()[:8], "little") < limit
 
     return is_held_out if limit else lambda document: False

@@ -30,7 +30,7 @@ class PreparedLines:
 
     text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is in it.
     hidden: the lines in their own case with quotation marks hidden, as `data.sentences` wants them, character for
-    character the same length. unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`. moved: bool [lines],
+    character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`. moved: bool [lines],
     those that do not stand in `text` between their neighbours.
     """
 
@@ -38,6 +38,7 @@ class PreparedLines:
     starts: np.ndarray
     ends: np.ndarray
     hidden: list[str]
+    hidden_utf8: bytes
     unchanged: np.ndarray
     moved: np.ndarray
 
@@ -74,7 +75,8 @@ def prepare_lines(documents: Sequence[str], do_lower_case: bool, unchanged: np.n
         array[moved] = source + offset
     for i, hidden in zip(moved, more.hidden, strict=True):
         prepared.hidden[i] = hidden
-    return replace(prepared, text=prepared.text + more.text)
+    hidden_utf8 = "\n".join(prepared.hidden).encode()
+    return replace(prepared, text=prepared.text + more.text, hidden_utf8=hidden_utf8)
 
 
 def _encode(text: str) -> np.ndarray:
@@ -128,9 +130,14 @@ def _prepare(raw: np.ndarray, tables: tuple[np.ndarray, ...]) -> PreparedLines:
     text, hidden = (np.empty(len(raw) * 3 // 2 + 4, np.uint8) for _ in range(2))
     starts, ends = np.zeros((2, lines), np.int64)
     is_unchanged, moved = np.zeros((2, lines), np.bool_)
-    sizes = _run(raw, *tables, text, hidden, starts, ends, is_unchanged, moved)
-    hidden_lines = hidden[: sizes[1]].tobytes().decode().split("\n")
-    return PreparedLines(text[: sizes[0]].tobytes(), starts, ends, hidden_lines, is_unchanged, moved)
+    kinds, _, lowered, unchanged = tables
+    # What each byte becomes where it is the simplest case; 0 where it is not, as for all above ASCII.
+    plain = np.zeros(256, np.uint8)
+    plain[:128] = np.where((kinds[:128] == _ORDINARY) & unchanged[:128], lowered[:128], 0)
+    plain[_BLANK] = _BLANK
+    sizes = _run(raw, plain, *tables, text, hidden, starts, ends, is_unchanged, moved)
+    shown = hidden[: sizes[1]].tobytes()
+    return PreparedLines(text[: sizes[0]].tobytes(), starts, ends, shown.decode().split("\n"), shown, is_unchanged, moved)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -156,7 +163,7 @@ def _put(buffer: np.ndarray, size: int, code: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _run(raw, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, moved):
+def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, moved):
     """Fills the six arrays at the end; returns the sizes of text and hidden. One line is one turn of the outer loop."""
     text_size = hidden_size = i = 0
     total = len(raw)
@@ -164,11 +171,22 @@ def _run(raw, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is
         if text_size:
             text[text_size] = _BLANK
             text_size += 1
-        starts[line] = text_size
+        start = starts[line] = text_size
         is_unchanged[line] = True
-        space_waits = False
-        before = 0
-        while i < total and raw[i] != _NEWLINE:
+        while i < total:
+            byte = raw[i]
+            if plain[byte]:
+                # Most of most text: letters, digits and single spaces.
+                i += 1
+                if byte == _BLANK and (text_size == start or text[text_size - 1] == _BLANK):
+                    continue
+                text[text_size] = plain[byte]
+                hidden[hidden_size] = byte
+                text_size += 1
+                hidden_size += 1
+                continue
+            if byte == _NEWLINE:
+                break
             first = np.int64(raw[i])
             if first < 0x80:
                 code = first
@@ -190,35 +208,30 @@ def _run(raw, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is
                 shown = np.int64(cleaned[code])
                 low = np.int64(lowered[code])
             if kind == _SPACE:
-                space_waits = text_size > starts[line]
+                if text_size > start and text[text_size - 1] != _BLANK:
+                    text[text_size] = hidden[hidden_size] = _BLANK
+                    text_size += 1
+                    hidden_size += 1
                 continue
             if kind == _DROPPED:
                 continue
             if kind == _MOVED:
                 moved[line] = True
-            if space_waits:
-                text[text_size] = hidden[hidden_size] = before = _BLANK
-                text_size += 1
-                hidden_size += 1
-                space_waits = False
             is_unchanged[line] &= low < 0x10000 and unchanged[low]
-            text_size = _put(text, text_size, low)
-            before_this, before = before, shown
             if kind >= _OPENING_MARK:
-                may_open = (
-                    before_this == 0
-                    or before_this == _BLANK
-                    or before_this == 0x28  # (
-                    or before_this == 0x5B  # [
-                    or before_this == 0x2014  # dash
-                )
+                last = hidden[hidden_size - 1] if text_size > start else _BLANK
+                # Behind a space, a bracket, a dash (of which this is the last byte) or another opening mark.
+                may_open = last == _BLANK or last == 0x28 or last == 0x5B or last == 0x94 or last == _SHOWN_OPENING
                 if kind == _OPENING_MARK or (kind != _CLOSING_MARK and may_open):
                     shown = _SHOWN_OPENING
-                    before = 0  # another mark may open behind it
                 elif kind != _APOSTROPHE or i == total or raw[i] <= _BLANK:
-                    shown = before = _SHOWN_CLOSING
+                    shown = _SHOWN_CLOSING
+            text_size = _put(text, text_size, low)
             hidden_size = _put(hidden, hidden_size, shown)
         i += 1
+        if text_size > start and text[text_size - 1] == _BLANK:
+            text_size -= 1
+            hidden_size -= 1
         ends[line] = text_size
         if line + 1 < len(starts):
             hidden[hidden_size] = _NEWLINE

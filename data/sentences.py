@@ -6,11 +6,16 @@ to what came before, removes nine in ten of its errors on dialogue; docs/data.md
 """
 
 import re
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
+import numba
+import numpy as np
 import sentencex
 
 from albert_jax.errors import UserError
+from data.preparation import PreparedLines
 
 SPLITTER = {"name": "sentencex", "version": version("sentencex"), "rules": 1}
 
@@ -24,18 +29,86 @@ def check_language(language: str) -> None:
         raise UserError(f"language is {language!r}, expected an ISO 639 code such as en, de or pt-br")
 
 
-def sentence_lengths(line: str, language: str) -> list[int]:
-    """The lengths of the sentences of a line of `PreparedLines.hidden`; they add up to the line's length.
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of `PreparedLines`, none of which spans lines.
 
-    A sentence that ends in ASCII has a space behind it, which is counted with it. `language` is an ISO 639 code.
+    words, characters: int64 [sentences], the spaces behind a sentence counted with it. per_line: int64 [lines], how many
+    sentences. divided: bool [lines], whether one ends without a space behind it, as in Chinese.
     """
+
+    words: np.ndarray
+    characters: np.ndarray
+    per_line: np.ndarray
+    divided: np.ndarray
+
+
+def find_sentences(prepared: PreparedLines, language: str) -> Sentences:
+    """Splits every line. `language` is an ISO 639 code, see `check_language`."""
     lengths: list[int] = []
-    last = " "
-    for piece in sentencex.segment(language, line):
-        first = piece[0]
-        if lengths and (first in _CONTINUES or first.islower() or (last != " " and last.isascii())):
-            lengths[-1] += len(piece)
-        else:
-            lengths.append(len(piece))
-        last = piece[-1]
-    return lengths
+    pieces = np.zeros(len(prepared.hidden), np.int64)
+    segment = sentencex.segment
+    for i, line in enumerate(prepared.hidden):
+        if line:
+            found = segment(language, line)
+            pieces[i] = len(found)
+            lengths.extend(map(len, found))
+    words = np.zeros((2, len(lengths)), np.int64)
+    per_line, divided = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), np.bool_)
+    raw = np.frombuffer(prepared.hidden_utf8, np.uint8)
+    count = _join(raw, np.array(lengths, np.int64), pieces, _continuing(), *words, per_line, divided)
+    return Sentences(words[0, :count], words[1, :count], per_line, divided)
+
+
+def separate_sentences(lines: PreparedLines, found: Sentences, first_line: int, end_line: int) -> list[str]:
+    """The sentences of some lines, each as text of its own."""
+    sentence = int(found.per_line[:first_line].sum())
+    sentences = []
+    for i in range(first_line, end_line):
+        line, start = lines.line(i).decode(), 0
+        for length in found.characters[sentence : sentence + found.per_line[i]].tolist():
+            sentences.append(line[start : start + length].strip(" "))
+            start += length
+        sentence += int(found.per_line[i])
+    return sentences
+
+
+@cache
+def _continuing() -> np.ndarray:
+    """bool [65536]: whether a piece that begins with the character continues the sentence before it."""
+    return np.array([chr(code) in _CONTINUES or chr(code).islower() for code in range(0x10000)])
+
+
+@numba.njit(cache=True, nogil=True)
+def _join(raw, lengths, pieces, continuing, words, characters, per_line, divided):
+    """Joins the pieces to sentences and counts their words; fills the four arrays at the end, returns how many."""
+    sentence, piece, i = -1, 0, 0
+    for line in range(len(pieces)):
+        last = 0
+        for number in range(pieces[line]):
+            end = characters_left = lengths[piece]
+            first = np.int64(raw[i])
+            if 0xC0 <= first < 0xE0:
+                first = (first & 0x1F) << 6 | np.int64(raw[i + 1]) & 0x3F
+            elif 0xE0 <= first < 0xF0:
+                first = (first & 0x0F) << 12 | (np.int64(raw[i + 1]) & 0x3F) << 6 | np.int64(raw[i + 2]) & 0x3F
+            joins = number > 0 and (continuing[first] or (last != 32 and last < 0x80))
+            if not joins:
+                sentence += 1
+                per_line[line] += 1
+                divided[line] |= number > 0 and last != 32
+            characters[sentence] += end
+            spaces = 0
+            while characters_left:
+                last = np.int64(raw[i])
+                spaces += last == 32
+                i += 1
+                while i < len(raw) and raw[i] & 0xC0 == 0x80:
+                    i += 1
+                characters_left -= 1
+            words[sentence] += spaces
+            piece += 1
+        if pieces[line]:
+            words[sentence] += 1
+        i += 1
+    return sentence + 1

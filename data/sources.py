@@ -17,7 +17,7 @@ JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 COMPRESSED_SUFFIXES = (".gz", ".xz")
 # What a compressed byte is worth in text, for sharing out work and for the check of the disk. English in xz.
 COMPRESSION = 3
-MAX_ITEM_BYTES, MIN_ITEM_BYTES, USUAL_ITEMS = 64 << 20, 1 << 20, 64
+MAX_ITEM_BYTES, MIN_ITEM_BYTES, USUAL_ITEMS = 64 << 20, 2 << 20, 64
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _suffix(path: str) -> str:
 def plan_items(sources: Sequence[Source], held_out_sources: Sequence[Source]) -> list[Item]:
     """Cuts everything into items. Raises UserError for a source that is missing or empty.
 
-    Items are about a 64th of all text, between 1 and 64 MB, whatever the number of workers; small files share one.
+    Items are about a 64th of all text, between 2 and 64 MB, whatever the number of workers; small files share one.
     """
     train = [piece for source in sources for piece in whole_pieces(source)]
     held_out = [piece for source in held_out_sources for piece in whole_pieces(source)]

@@ -17,13 +17,15 @@ from pathlib import Path
 # As a script this file's folder is on the path, not the repository, which holds `albert_jax` and `data`.
 sys.path[:0] = [] if __package__ else [str(Path(__file__).resolve().parents[1])]
 
+import numpy as np
 import sentencepiece
 
 from albert_jax.errors import UserError, exit_cleanly
-from albert_jax.tokenizer import CLS, MASK, MAX_VOCAB_SIZE, PAD, SEP, UNK, AlbertTokenizer, clean_lines
+from albert_jax.tokenizer import CLS, MASK, MAX_VOCAB_SIZE, PAD, SEP, UNK, AlbertTokenizer
 from data.progress import BuildProgress
 from data.readers import PieceReader
-from data.sentences import check_language, hide_quotation_marks, sentence_lengths
+from data.preparation import prepare_lines
+from data.sentences import check_language, find_sentences, separate_sentences
 from data.sources import Piece, parse_source, whole_pieces
 
 # In the order of the released vocabulary, ids 5 to 12.
@@ -97,17 +99,15 @@ def train_vocab(
 
 def _sentences(pieces: Sequence[Piece], do_lower_case: bool, language: str) -> Iterator[str]:
     """The normalised sentences of the pieces, in order, none longer than `MAX_SENTENCE_BYTES`."""
+    nothing_unchanged = np.zeros(0x10000, bool)  # of interest to the encoder alone
     with BuildProgress("reading", sum(piece.size for piece in pieces), len(pieces)) as progress:
         for piece in pieces:
             reader, reported = PieceReader(piece), 0
             for document in reader:
-                lines = clean_lines(document)
-                for line, hidden in zip(lines, hide_quotation_marks(lines), strict=True):
-                    start = 0
-                    for length in sentence_lengths(hidden, language) if line else ():
-                        sentence = line[start : start + length].strip(" ")
-                        yield from _cut(sentence.lower() if do_lower_case else sentence)
-                        start += length
+                lines = prepare_lines([document], do_lower_case, nothing_unchanged)
+                found = find_sentences(lines, language)
+                for sentence in separate_sentences(lines, found, 0, len(lines.hidden)):
+                    yield from _cut(sentence)
                 consumed = reader.consumed
                 progress.add(done_bytes=consumed - reported, text_bytes=len(document))
                 reported = consumed
