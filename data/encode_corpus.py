@@ -11,7 +11,8 @@ import platform
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ sys.path[:0] = [] if __package__ else [str(Path(__file__).resolve().parents[1])]
 from albert_jax.errors import UserError, exit_cleanly
 from albert_jax.inputs.corpus import MANIFEST_FILE, PROGRESS_FOLDER, SPLITS, TOKENIZER_FOLDER, write_manifest
 from albert_jax.tokenizer import AlbertTokenizer
-from data.building import ItemJob, claim, encoder_of_items, read_markers
+from data.building import ItemJob, Marker, claim, encoder_of_items, read_markers
 from data.progress import BuildProgress
 from data.sentences import SPLITTER, check_language
 from data.sources import Item, Source, list_files, parse_source, plan_items
@@ -57,6 +58,46 @@ class Arguments:
     """Changes which documents are held out."""
 
 
+@dataclass(frozen=True)
+class Build:
+    """A build that was checked and may go on: what to encode, with what, into where."""
+
+    output: Path
+    items: list[Item]
+    settings: dict[str, Any]
+    tokenizer: AlbertTokenizer
+
+    @property
+    def job(self) -> ItemJob:
+        settings = self.settings
+        return ItemJob(
+            str(self.output), self.tokenizer, settings["language"], settings["held_out_fraction"], settings["seed"]
+        )
+
+    def finish(self, markers: dict[int, Marker]) -> None:
+        """Declares the corpus complete, from the markers of all items."""
+        ordered = [markers[item.number] for item in self.items]
+        shards = {split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS}
+        if not any(shards.values()):
+            raise UserError(f"{self.output}: the sources hold no document of two tokens or more; nothing to encode")
+        write_manifest(
+            self.output,
+            shards=shards,
+            documents_left_out=sum(marker.left_out for marker in ordered),
+            tokenizer={
+                "fingerprint": self.tokenizer.fingerprint,
+                "vocab_size": self.tokenizer.vocab_size,
+                "do_lower_case": self.tokenizer.do_lower_case,
+            },
+            build={
+                "documents_cut": sum(marker.documents_cut for marker in ordered),
+                "settings": self.settings,
+                "versions": _versions(),
+            },
+        )
+        shutil.rmtree(self.output / PROGRESS_FOLDER)
+
+
 def encode_corpus(
     sources: Sequence[str],
     tokenizer: Path,
@@ -71,14 +112,33 @@ def encode_corpus(
 ) -> Path:
     """Builds the corpus and returns its folder; returns at once where the same corpus is finished already.
 
-    Arguments are those of `Arguments`. Raises UserError, and leaves no manifest, for anything wrong with them, with the
-    text or with the disk; what is encoded by then is kept for the next try.
+    Arguments are those of `Arguments`. Raises UserError, and leaves no manifest, for anything wrong with them, with
+    the text or with the disk; what is encoded by then is kept for the next try.
     """
-    output = Path(output)
-    if not 0 <= held_out_fraction < 1:
-        raise UserError(f"held_out_fraction is {held_out_fraction}, expected at least 0 and below 1")
     if processes is not None and processes < 1:
         raise UserError(f"processes is {processes}, expected at least 1")
+    with start_build(
+        sources, tokenizer, Path(output), do_lower_case, held_out_fraction, held_out_sources, language, seed
+    ) as build:
+        if build:
+            _encode(build, processes or len(os.sched_getaffinity(0)))
+    return Path(output)
+
+
+@contextmanager
+def start_build(
+    sources: Sequence[str],
+    tokenizer: Path,
+    output: Path,
+    do_lower_case: bool,
+    held_out_fraction: float,
+    held_out_sources: Sequence[str],
+    language: str,
+    seed: int,
+) -> Iterator[Build | None]:
+    """Checks everything, claims the folder and cuts the work into items; yields None where the corpus is finished."""
+    if not 0 <= held_out_fraction < 1:
+        raise UserError(f"held_out_fraction is {held_out_fraction}, expected at least 0 and below 1")
     if not sources:
         raise UserError("no sources given; see docs/data.md for what they can be")
     check_language(language)
@@ -95,12 +155,13 @@ def encode_corpus(
         "files": _describe_files([*train, *held_out]),
     }
     with claim(output, settings) as finished:
-        if not finished:
-            items = plan_items(train, held_out)
-            _check_disk(output, items)
-            encoder.save(output / TOKENIZER_FOLDER)
-            _encode(items, settings, encoder, output, processes or len(os.sched_getaffinity(0)))
-    return output
+        if finished:
+            yield None
+            return
+        items = plan_items(train, held_out)
+        _check_disk(output, items)
+        encoder.save(output / TOKENIZER_FOLDER)
+        yield Build(output, items, settings, encoder)
 
 
 def _describe_files(sources: Sequence[Source]) -> dict[str, Any]:
@@ -118,50 +179,29 @@ def _check_disk(output: Path, items: Sequence[Item]) -> None:
         raise UserError(f"{output}: about {needed:,} bytes are needed, the disk has {free:,} left; make room")
 
 
-def _encode(
-    items: list[Item], settings: dict[str, Any], tokenizer: AlbertTokenizer, output: Path, processes: int
-) -> None:
-    markers = read_markers(output, len(items))
-    todo = [item for item in items if item.number not in markers]
-    job = ItemJob(str(output), tokenizer, settings["language"], settings["held_out_fraction"], settings["seed"])
-    total = sum(item.size for item in items) if all(p.size for item in items for p in item.pieces) else 0
+def _encode(build: Build, processes: int) -> None:
+    items = build.items
+    markers = read_markers(build.output, len(items))
+    # The largest first, so that no worker is left alone with one at the end.
+    todo = sorted((item for item in items if item.number not in markers), key=lambda item: -item.size)
+    sizes_known = all(piece.size for item in items for piece in item.pieces)
+    total = sum(item.size for item in items) if sizes_known else 0
     with BuildProgress("encoding", total, len(items)) as progress:
         progress.skip(sum(item.size for item in items if item.number in markers), len(markers))
-        # The largest first, so that no worker is left alone with one at the end.
-        todo.sort(key=lambda item: -item.size)
-        for kind, value in run_jobs(encoder_of_items, job, todo, processes):
+        for kind, value in run_jobs(encoder_of_items, build.job, todo, processes):
             if kind == "progress":
                 progress.add(**value)
             else:
                 markers[value.number] = value
                 progress.add(items=1)
-    ordered = [markers[item.number] for item in items]
-    shards = {split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS}
-    if not any(shards.values()):
-        raise UserError(f"{output}: the sources hold no document of two tokens or more; nothing to encode")
-    write_manifest(
-        output,
-        shards=shards,
-        documents_left_out=sum(marker.left_out for marker in ordered),
-        tokenizer={
-            "fingerprint": tokenizer.fingerprint,
-            "vocab_size": tokenizer.vocab_size,
-            "do_lower_case": tokenizer.do_lower_case,
-        },
-        build={
-            "documents_cut": sum(marker.documents_cut for marker in ordered),
-            "settings": settings,
-            "versions": _versions(),
-        },
-    )
-    shutil.rmtree(output / PROGRESS_FOLDER)
+    build.finish(markers)
 
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {n: version(n) for n in ("numpy", "sentencepiece", "sentencex")}
 
 
-def _stop(signal_number: int, frame: Any) -> None:
+def stop_like_interrupt(signal_number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -169,7 +209,7 @@ def main() -> None:
     import tyro
 
     # Asked to stop by the system: end the workers as after Ctrl-C.
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop_like_interrupt)
     arguments = tyro.cli(Arguments, description=__doc__)
     output = encode_corpus(**vars(arguments))
     print(f"corpus: {output / MANIFEST_FILE}")
