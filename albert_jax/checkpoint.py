@@ -45,8 +45,8 @@ class Checkpoints:
         with _explained(self.directory):
             self._checkpointer.save_async(step, state, force=True, metrics=metrics)
 
-    def load(self, step: int, abstract: Any) -> Any:
-        """The state of `step`, on the shardings of `abstract`."""
+    def load(self, step: int, abstract: Any = None) -> Any:
+        """The state of `step`, on the shardings of `abstract`; nested dicts of arrays as they were saved without it."""
         return self._checkpointer.load(step, abstract)
 
     def load_params(self, step: int, abstract_params: Any) -> Any:

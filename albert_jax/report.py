@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 from albert_jax.config import Phase, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.flops import PEAK_FLOPS, activation_bytes_per_sequence, training_flops_per_sequence
-from albert_jax.inputs.corpus import read_manifest
+from albert_jax.inputs.corpus import open_corpus
 from albert_jax.model import initialize
 from albert_jax.sharding import AXES, check_batch, make_mesh, named, parameter_specs
 from albert_jax.tasks.pretraining import prediction_places
@@ -119,7 +119,7 @@ def _corpus(config: PretrainConfig, tokens: int) -> str:
     directory = config.data.corpus
     if not Path(directory).exists():
         return f"{directory} does not exist yet"
-    size = read_manifest(directory)["splits"]["train"]["tokens"]
+    size = open_corpus(directory, "train", tokenizer_fingerprint=None, verify=False).num_tokens
     return f"{directory}: {si(size)} tokens, which the run reads about {tokens / size:.3g} times"
 
 

@@ -57,7 +57,7 @@ def resolve(arguments: list[str]) -> PretrainConfig:
 
 
 def rows() -> dict[str, list[str]]:
-    """A name for every shipped configuration: a file's own, but for a table's, and those of docstring commands."""
+    """A name for every shipped configuration: the file's, but for tables, and those of docstring commands."""
     found = {}
     for path in FILES:
         if not path.stem.startswith("table"):
@@ -132,7 +132,7 @@ def test_runs_of_different_configurations_have_different_folders():
 @pytest.mark.parametrize(
     ("name", "millions"),
     {
-        # Paper, tables 3 and 4, without the pretraining heads; 108 is really 109.08, 108.49 without the pooler.
+        # Paper, tables 3 and 4, without the pretraining heads; 108 is 109.08, 108.49 without the pooler.
         "table3_shared_64": 10, "table3_shared_128": 12, "table3_shared_256": 16, "table3_shared_768": 31,
         "table3_not_shared_64": 87, "table3_not_shared_128": 89,
         "table3_not_shared_256": 93, "table3_not_shared_768": 108,

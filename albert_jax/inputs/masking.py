@@ -43,7 +43,8 @@ def mask_sequence(
     are chosen. They are runs of whole words, never touch each other (so that at most `max_ngram` words in a row are
     masked, as the paper says) and never cross [SEP]; in Google's code they may do both, when chance has it. The last
     n-gram may end beyond 15 %, and the goal is set so much lower that 15 % is the mean; so the realised lengths follow
-    p(n) without bias, where Google's code prefers short n-grams by fitting them to what is left.
+    p(n) without bias, where Google's code prefers short n-grams by fitting them to what is left. A cap below 15 % is
+    Google's, and is filled in their way: what does not fit is drawn shorter.
     """
     begins, ends = np.empty(length, np.int32), np.empty(length, np.int32)
     words = _find_words(ids, length, rules, begins, ends)
@@ -51,10 +52,10 @@ def mask_sequence(
         return 0
     taken = np.zeros(words, np.bool_)
     room = len(positions)
-    goal = rules.probability * length
+    goal = rules.probability * length - _mean_excess(begins, ends, words, rules.max_ngram)
+    goal = np.floor(goal + draw(state))
     if rules.cap > 0:
         goal = min(goal, float(rules.cap))
-    goal = np.floor(goal - _mean_excess(begins, ends, words, rules.max_ngram) + draw(state))
     harmonic = 0.0
     for n in range(1, rules.max_ngram + 1):
         harmonic += 1.0 / n

@@ -130,6 +130,7 @@ class PretrainingBatches:
         """Rows of batch `step` of the first `limit` examples of epoch 0: a fixed set, for evaluation. Rows past its end
         are empty and weigh nothing."""
         rows = np.arange(self.batch_size) if rows is None else rows
+        limit = min(limit, self.epoch(0).size)
         places = [step * self.batch_size + int(row) for row in rows]
         return self._examples([(0, place) if place < limit else None for place in places])
 

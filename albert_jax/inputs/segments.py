@@ -61,44 +61,52 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
     Google's code overfills and truncates. Two segments need two sentences: a short target is exceeded for the second
     one. Where there is only one (the document's last, or one that is too long to be joined by another), it is split
     between two words; Google's code would fill up from another document, which is next-sentence prediction (its issue
-    234). The paper's objective is followed: consecutive segments of one document, always.
+    234). The paper's objective is followed: consecutive segments of one document, always. No chunk leaves a lone token
+    at the document's end, which could not become a pair: one with room takes it along, a full one leaves it company.
     """
     sentences = text.sentences
     state = stream(derive(key, token))
     last = np.int64(text.documents[document + 1])
+    document_end = np.int64(sentences[last])
     target = rules.capacity
     if draw(state) < rules.short_probability:
         target = 2 + draw_below(state, rules.capacity - 1)
 
     end, stop = sentence + 1, np.int64(sentences[sentence + 1])
-    if stop - token > rules.capacity:
-        stop = _last_word_start(text.tokens, rules.word_starts, token + 2, token + rules.capacity)
-        end = sentence
-    else:
-        while end < last and sentences[end + 1] - token <= rules.capacity:
-            if stop - token >= target and end - sentence >= 2:
-                break
-            end += 1
-            stop = np.int64(sentences[end])
-        # A lone token cannot become a pair: leave it company.
-        if end < last and sentences[last] - stop < 2 and end - sentence >= 2:
+    while end < last and sentences[end + 1] - token <= rules.capacity:
+        if stop - token >= target and end - sentence >= 2:
+            break
+        end += 1
+        stop = np.int64(sentences[end])
+    if document_end - stop == 1:
+        if document_end - token <= rules.capacity:
+            end, stop = last, document_end
+        elif sentences[end - 1] - token >= 2:
             end -= 1
             stop = np.int64(sentences[end])
 
-    if end - sentence >= 2:
+    lone_start = sentences[sentence + 1] - token == 1
+    if stop - token > rules.capacity or stop - token < 2 or document_end - stop == 1:
+        # A sentence that is too long, perhaps after one of a single token: as much of it as there is room for.
+        longest = min(token + rules.capacity, document_end - 2)
+        stop = _last_word_start(text.tokens, rules.word_starts, token + 2, longest)
+        end = sentence + lone_start
+        middle_sentence = end
+        if lone_start:
+            middle = token + 1
+        else:
+            middle = _random_word_start(text.tokens, rules.word_starts, token + 1, stop, state)
+    elif end - sentence >= 2:
         middle_sentence = sentence + 1 + draw_below(state, end - sentence - 1)
         middle = np.int64(sentences[middle_sentence])
-    elif stop - token < 2:
-        # A sentence of one token before one that is too long to join it: join as much of that as there is room for.
-        stop = _last_word_start(text.tokens, rules.word_starts, token + 2, token + rules.capacity)
-        middle_sentence, middle = end, token + 1
     else:
         middle_sentence = sentence
         middle = _random_word_start(text.tokens, rules.word_starts, token + 1, stop, state)
 
     random_half = draw(state) < 0.5
     if rules.objective == NEXT_SENTENCE and random_half:
-        b, b_end = _other_segment(text, document, rules.capacity - (middle - token), target - (middle - token), state)
+        first = middle - token
+        b, b_end = _other_segment(text, rules, document, rules.capacity - first, target - first, state)
         # What was to be the second segment is still unread.
         return Pair(token, middle, b, b_end, 1, middle_sentence, middle)
     if rules.objective == SENTENCE_ORDER and random_half:
@@ -134,18 +142,29 @@ def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, hi
 
 @njit(nogil=True)
 def _other_segment(
-    text: Text, document: int, room: int, wanted: int, state: np.ndarray
+    text: Text, rules: Rules, document: int, room: int, wanted: int, state: np.ndarray
 ) -> tuple[int, int]:
-    """Sentences of another document of the shard from a random one on, until `wanted` tokens, at most `room`."""
+    """Sentences of another document of the shard, from a random one that fits on, until `wanted` tokens, at most `room`.
+
+    They are whole like those of a true second segment, which no model could otherwise fail to tell by its end; only
+    where no sentence of the document fits is the last one tried cut before a word.
+    """
     documents, sentences = text.documents, text.sentences
     other = draw_below(state, len(documents) - 2)
     other += other >= document
     first, last = np.int64(documents[other]), np.int64(documents[other + 1])
-    end = first = first + draw_below(state, last - first)
-    start = np.int64(sentences[first])
-    while end < last and sentences[end] - start < max(wanted, 1):
+    chosen = first + draw_below(state, last - first)
+    for _ in range(last - first):
+        if sentences[chosen + 1] - sentences[chosen] <= room:
+            break
+        chosen = chosen + 1 if chosen + 1 < last else first
+    start, end = np.int64(sentences[chosen]), chosen + 1
+    while end < last and sentences[end] - start < wanted and sentences[end + 1] - start <= room:
         end += 1
-    return start, min(np.int64(sentences[end]), start + max(room, 1))
+    stop = np.int64(sentences[end])
+    if stop - start > room:
+        stop = _last_word_start(text.tokens, rules.word_starts, start + 1, start + room)
+    return start, stop
 
 
 @njit(nogil=True)
@@ -160,7 +179,7 @@ def plan(
     for document in range(len(text.documents) - 1):
         sentence, last = np.int64(text.documents[document]), np.int64(text.documents[document + 1])
         token = np.int64(text.sentences[sentence])
-        # A lone token is left unread only where a sentence that fills a chunk of its own stands before it at the end.
+        # A lone token at the end is left unread only where next-sentence prediction put another segment in its place.
         while sentence < last and text.sentences[last] - token >= 2:
             if count < len(tokens):
                 documents[count], sentences[count], tokens[count] = document, sentence, token

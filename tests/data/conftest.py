@@ -9,10 +9,8 @@ import pytest
 # `data` is a folder of scripts, not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-_WORDS = (
-    "the a of and to in that river house letter morning garden stone captain winter street little green quiet "
-    "walked said found carried opened wrote remembered never always under over near between window market bread"
-).split()
+_SYLLABLES = "ba be di do fa go hi ju ka lo mi na pe ra so tu va we xi zo ton ver mar sel".split()
+_WORDS = ["".join(random.Random(i).choices(_SYLLABLES, k=1 + i % 3)) for i in range(300)] + ["in 1999,", "12,000"]
 
 
 def make_sentence(generator: random.Random) -> str:

@@ -1,0 +1,326 @@
+"""The network: its sizes, how its layers share parameters, and what its outputs may and may not depend on."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albert_jax.config import AlbertConfig, albert_config
+from albert_jax.model import apply, initialize
+from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
+from albert_jax.sharding import path_name
+from albert_jax.trees import tree_size
+
+TINY = AlbertConfig(
+    vocab_size=60,
+    embedding_size=8,
+    hidden_size=16,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+SHARING = {
+    "all": {},
+    "none": dict(num_hidden_groups=4),
+    "attention": dict(num_hidden_groups=4, shared_across_groups="attention"),
+    "ffn": dict(num_hidden_groups=4, shared_across_groups="ffn"),
+    "two groups": dict(num_hidden_groups=2),
+    "two inner groups": dict(num_hidden_layers=2, inner_group_num=2),
+    "groups of inner groups, attention shared": dict(
+        num_hidden_groups=2, inner_group_num=2, shared_across_groups="attention"
+    ),
+    "E = H": dict(embedding_size=16),
+}
+DROPOUT = dataclasses.replace(TINY, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+
+
+def shapes(config: AlbertConfig):
+    return jax.eval_shape(lambda: initialize(config, jax.random.key(0)))
+
+
+def batch(count: int = 3, length: int = 12) -> dict[str, np.ndarray]:
+    """Random sequences, of which all but the first end in padding."""
+    rng = np.random.default_rng(0)
+    lengths = length - np.arange(count)
+    positions = np.stack([np.sort(rng.choice(length - count, 3, replace=False)) for _ in range(count)])
+    return dict(
+        input_ids=rng.integers(5, TINY.vocab_size, (count, length), dtype=np.int32),
+        token_type_ids=np.repeat(np.int32([[0, 1]]), length // 2, axis=1).repeat(count, axis=0),
+        attention_mask=np.arange(length) < lengths[:, None],
+        masked_lm_positions=positions.astype(np.int32),
+    )
+
+
+def outputs(config, params, inputs, **settings):
+    return apply(config, params, *map(jnp.asarray, inputs.values()), **settings)
+
+
+def loss(config, params, inputs, **settings):
+    output = outputs(config, params, inputs, **settings)
+    count, predictions = inputs["masked_lm_positions"].shape
+    labels = jnp.arange(count * predictions).reshape(count, predictions) % config.vocab_size
+    sums = masked_lm_sums(output.mlm_logits, labels, jnp.ones(labels.shape))
+    sums |= sentence_order_sums(output.sop_logits, jnp.arange(count) % 2, jnp.ones(count))
+    return total_loss(sums, sums["mlm_weight"], sums["sop_weight"])
+
+
+def gradients(config, params, inputs, **settings):
+    return jax.jit(jax.grad(lambda params: loss(config, params, inputs, **settings)))(params)
+
+
+def by_name(tree) -> dict[str, jax.Array]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "whole", "backbone"),
+    [
+        ("base", 11_813_810, 11_683_584),
+        ("large", 17_847_474, 17_683_968),
+        ("xlarge", 59_021_490, 58_724_864),
+        ("xxlarge", 223_158_450, 222_595_584),
+    ],
+)
+def test_released_size_has_exactly_its_parameters(size, version, whole, backbone):
+    params = shapes(albert_config(size, version))
+    assert (tree_size(params), tree_size(params["albert"])) == (whole, backbone)
+
+
+def formula(config: AlbertConfig, attentions: int, ffns: int) -> int:
+    """Parameters without the pretraining heads, with so many distinct attention and feed-forward parts."""
+    size, hidden, wide = config.embedding_size, config.hidden_size, config.intermediate_size
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    attention = 4 * (hidden * hidden + hidden) + 2 * hidden
+    ffn = hidden * wide + wide + wide * hidden + hidden + 2 * hidden
+    projection = size * hidden + hidden if size != hidden else 0
+    pooler = hidden * hidden + hidden
+    return rows * size + 2 * size + projection + attentions * attention + ffns * ffn + pooler
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 768])
+@pytest.mark.parametrize(
+    ("sharing", "attentions", "ffns"), [("all", 1, 1), ("attention", 1, 12), ("ffn", 12, 1), ("none", 12, 12)]
+)
+def test_sharing_of_the_papers_tables_has_exactly_its_parameters(size, sharing, attentions, ffns):
+    fields = dict(num_hidden_groups=1 if sharing == "all" else 12)
+    if sharing in ("attention", "ffn"):
+        fields["shared_across_groups"] = sharing
+    config = AlbertConfig(embedding_size=size, **fields)
+    assert tree_size(shapes(config)["albert"]) == formula(config, attentions, ffns)
+
+
+@pytest.mark.parametrize(
+    ("fields", "attentions", "ffns"),
+    [
+        (dict(num_hidden_groups=2), 2, 2),
+        (dict(inner_group_num=3), 3, 3),
+        (dict(num_hidden_groups=2, inner_group_num=3), 6, 6),
+        (dict(num_hidden_groups=4, inner_group_num=2, shared_across_groups="ffn"), 8, 2),
+    ],
+)
+def test_every_group_has_its_inner_groups(fields, attentions, ffns):
+    config = dataclasses.replace(TINY, **fields)
+    assert tree_size(shapes(config)["albert"]) == formula(config, attentions, ffns)
+
+
+def test_layers_are_dealt_to_groups_in_equal_runs():
+    def groups(layers: int, count: int) -> tuple[int, ...]:
+        return AlbertConfig(num_hidden_layers=layers, num_hidden_groups=count).layer_groups
+
+    assert groups(12, 1) == (0,) * 12
+    assert groups(12, 12) == tuple(range(12))
+    assert groups(12, 4) == (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
+    assert groups(5, 2) == (0, 0, 0, 1, 1)
+    assert groups(24, 24) == tuple(range(24))
+
+
+def test_projection_exists_only_where_the_sizes_differ():
+    with_projection, without = shapes(TINY), shapes(dataclasses.replace(TINY, embedding_size=16))
+    assert "embedding_hidden_mapping_in" in with_projection["albert"]["encoder"]
+    assert "embedding_hidden_mapping_in" not in without["albert"]["encoder"]
+
+
+# ---- sharing
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_every_parameter_of_every_sharing_variant_gets_a_gradient(name):
+    config = dataclasses.replace(TINY, **SHARING[name])
+    params = initialize(config, jax.random.key(0))
+    found = by_name(gradients(config, params, batch()))
+    # Softmax is blind to a constant that the key's bias adds to all scores of a row.
+    still = {name for name, gradient in found.items() if not jnp.abs(gradient).max() > 1e-9}
+    assert not {name for name in still if not name.endswith("key/bias")}
+
+
+def test_layers_with_equal_parameters_are_the_shared_layer():
+    """Four groups that hold copies of one block compute what one shared block computes."""
+    params = initialize(TINY, jax.random.key(0))
+    encoder = params["albert"]["encoder"]
+    groups = {f"group_{g}": encoder["group_0"] for g in range(4)}
+    copied = params | {"albert": params["albert"] | {"encoder": encoder | groups}}
+    unshared = dataclasses.replace(TINY, num_hidden_groups=4)
+    one, four = (outputs(c, p, batch()).mlm_logits for c, p in ((TINY, params), (unshared, copied)))
+    np.testing.assert_allclose(one, four, atol=1e-6)
+
+
+def test_every_layers_output_can_be_asked_for():
+    params = initialize(TINY, jax.random.key(0))
+    hidden = outputs(TINY, params, batch(), every_layer=True).hidden
+    assert hidden["hidden_states"].shape == (4, 3, 12, 16)
+    np.testing.assert_array_equal(hidden["hidden_states"][-1], hidden["sequence_output"])
+
+
+# ---- how it is computed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("remat", ["matmuls", "full"])
+def test_rematerialisation_changes_no_gradient(remat, dtype):
+    params = initialize(DROPOUT, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    settings = dict(keys=keys, dtype=dtype)
+    kept = by_name(gradients(DROPOUT, params, batch(), remat="none", **settings))
+    repeated = by_name(gradients(DROPOUT, params, batch(), remat=remat, **settings))
+    rounding = 1e-5 if dtype == "float32" else 0.03
+    for name, gradient in kept.items():
+        assert distance(repeated[name], gradient, kept) < rounding, name
+
+
+def test_bfloat16_gradients_are_near_those_in_float32():
+    params = initialize(TINY, jax.random.key(0))
+    exact = by_name(gradients(TINY, params, batch(), dtype="float32"))
+    rounded = by_name(gradients(TINY, params, batch(), dtype="bfloat16"))
+    for name, gradient in exact.items():
+        assert rounded[name].dtype == jnp.float32
+        assert distance(rounded[name], gradient, exact) < 0.05, name
+
+
+def distance(ours: jax.Array, other: jax.Array, gradients: dict[str, jax.Array]) -> float:
+    """Norm of the difference over the tensor's own norm, or where that is tiny over a thousandth of the whole."""
+    whole = math.sqrt(sum(float(jnp.sum(jnp.square(gradient))) for gradient in gradients.values()))
+    return float(jnp.linalg.norm(ours - other)) / max(float(jnp.linalg.norm(other)), 1e-3 * whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_float32_whatever_the_matrix_products_are(dtype):
+    output = outputs(TINY, initialize(TINY, jax.random.key(0)), batch(), dtype=dtype)
+    assert output.mlm_logits.dtype == output.sop_logits.dtype == jnp.float32
+    assert output.hidden["sequence_output"].dtype == dtype
+
+
+# ---- what the outputs depend on
+
+
+def test_content_of_padding_never_reaches_a_token():
+    params = initialize(TINY, jax.random.key(0))
+    one = batch()
+    padding = ~one["attention_mask"]
+    other = one | dict(
+        input_ids=np.where(padding, 59, one["input_ids"]),
+        token_type_ids=np.where(padding, 0, one["token_type_ids"]),
+    )
+    first, second = (outputs(TINY, params, inputs) for inputs in (one, other))
+    tokens = one["attention_mask"]
+    np.testing.assert_array_equal(
+        first.hidden["sequence_output"][tokens], second.hidden["sequence_output"][tokens]
+    )
+    np.testing.assert_array_equal(first.sop_logits, second.sop_logits)
+
+
+def test_length_of_padding_changes_only_rounding():
+    params = initialize(TINY, jax.random.key(0))
+    one = batch(1)
+    longer = {
+        name: np.pad(one[name], ((0, 0), (0, 10)))
+        for name in ("input_ids", "token_type_ids", "attention_mask")
+    }
+    first, second = (
+        outputs(TINY, params, one),
+        outputs(TINY, params, longer | {"p": one["masked_lm_positions"]}),
+    )
+    np.testing.assert_allclose(first.mlm_logits, second.mlm_logits, atol=1e-6)
+
+
+def test_without_keys_there_is_no_dropout():
+    params = initialize(DROPOUT, jax.random.key(0))
+    np.testing.assert_array_equal(
+        outputs(DROPOUT, params, batch()).mlm_logits, outputs(TINY, params, batch()).mlm_logits
+    )
+
+
+def test_dropout_of_a_sequence_depends_on_its_own_key_only():
+    """A sequence alone, or elsewhere in a batch of another size, drops the same elements."""
+    params = initialize(DROPOUT, jax.random.key(0))
+    inputs, keys = batch(3), jax.random.split(jax.random.key(1), 3)
+    whole = outputs(DROPOUT, params, inputs, keys=keys)
+    for rows in ([1], [2, 0], [0, 1, 2, 1]):
+        rows = np.array(rows)
+        some = outputs(
+            DROPOUT, params, {name: array[rows] for name, array in inputs.items()}, keys=keys[rows]
+        )
+        np.testing.assert_allclose(some.mlm_logits, whole.mlm_logits[rows], atol=1e-5)
+
+
+def test_another_key_drops_other_elements():
+    params = initialize(DROPOUT, jax.random.key(0))
+    first, second = (
+        outputs(DROPOUT, params, batch(), keys=jax.random.split(jax.random.key(seed), 3)).mlm_logits
+        for seed in (1, 2)
+    )
+    assert jnp.abs(first - second).max() > 0.01
+
+
+def test_layers_that_share_parameters_do_not_share_dropout():
+    """Attention and feed-forward that output 0 leave the dropout of the embeddings alone; else layers would repeat it."""
+    from albert_jax.model.layers import dropout, fold_in
+
+    keys = jax.random.split(jax.random.key(0), 1)
+    masks = [dropout(jnp.ones((1, 1000)), 0.5, fold_in(fold_in(keys, layer), 1)) > 0 for layer in range(4)]
+    for one in range(4):
+        for other in range(one):
+            assert 0.4 < float(jnp.mean(masks[one] == masks[other])) < 0.6
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    from albert_jax.model.layers import dropout
+
+    dropped = dropout(jnp.ones((8, 10_000)), 0.1, jax.random.split(jax.random.key(0), 8))
+    assert float(jnp.mean(dropped == 0)) == pytest.approx(0.1, abs=0.005)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.005)
+
+
+# ---- initialisation
+
+
+def test_initialisation_is_googles():
+    """Matrices and embeddings: normal of deviation 0.02, redrawn beyond two of them, which leaves 0.88 of it."""
+    config = dataclasses.replace(
+        TINY, vocab_size=2000, embedding_size=64, hidden_size=64, intermediate_size=256
+    )
+    for name, leaf in by_name(initialize(config, jax.random.key(0))).items():
+        if name.endswith("layer_norm/scale"):
+            assert (leaf == 1).all(), name
+        elif name.endswith("bias"):
+            assert (leaf == 0).all(), name
+        else:
+            assert float(jnp.abs(leaf).max()) <= 0.04, name
+            if leaf.size > 4000:
+                assert float(leaf.std()) == pytest.approx(0.02 * 0.8796, rel=0.03), name
+                assert abs(float(leaf.mean())) < 0.001, name
+
+
+def test_no_two_matrices_start_alike():
+    leaves = [leaf.ravel()[:16] for name, leaf in by_name(initialize(
+        dataclasses.replace(TINY, num_hidden_groups=4), jax.random.key(0))).items()
+        if name.endswith("kernel") or "embeddings/" in name and "layer_norm" not in name]  # fmt: skip
+    values = {tuple(np.asarray(leaf).tolist()) for leaf in leaves}
+    assert len(values) == len(leaves)
