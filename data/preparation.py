@@ -112,7 +112,7 @@ def _tables(do_lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             else:
                 kinds[code] = _MOVED
     kinds[[code for code in range(0x80) if chr(code).isspace()]] = _SPACE
-    kinds[ord("\u03a3")] = _MOVED  # the capital sigma, whose lower case depends on its place
+    kinds[cleaned == ord("\u03a3")] = _MOVED  # the capital sigma, whose lower case depends on its place
     for marks, kind in _MARKS:
         kinds[np.isin(cleaned, [ord(mark) for mark in marks])] = kind
     lowered = cleaned.copy()

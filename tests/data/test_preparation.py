@@ -115,7 +115,9 @@ def test_how_documents_are_batched_changes_nothing(vocabulary, documents):
 
 def test_documents_too_short_for_a_pair_are_counted(vocabulary):
     tokenizer = AlbertTokenizer.from_file(vocabulary)
-    encoded = encode_documents(["", "the river house", " \n ", "the"], tokenizer, "en")
+    pieces = map(tokenizer.id_to_piece, tokenizer.ordinary_ids)
+    word = next(piece[1:] for piece in pieces if len(piece) > 1 and tokenizer.encode(piece[1:]) == [tokenizer.piece_to_id(piece)])
+    encoded = encode_documents(["", f"{word} {word}", " \n ", word], tokenizer, "en")
     assert encoded.left_out == 3
     assert len(encoded.document_lengths) == 1
     assert encode_documents(["", "\u200b"], tokenizer, "en").left_out == 2
