@@ -1,6 +1,7 @@
 """The network: its sizes, how its layers share parameters, and what its outputs may and may not depend on."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from albert_jax.config import AlbertConfig, albert_config
 from albert_jax.model import apply, initialize
+from albert_jax.model.layers import dropout, fold_in
 from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
 from albert_jax.sharding import path_name
 from albert_jax.trees import tree_size
@@ -25,11 +27,11 @@ TINY = AlbertConfig(
 )
 SHARING = {
     "all": {},
-    "none": dict(num_hidden_groups=4),
-    "attention": dict(num_hidden_groups=4, shared_across_groups="attention"),
-    "ffn": dict(num_hidden_groups=4, shared_across_groups="ffn"),
-    "two groups": dict(num_hidden_groups=2),
-    "two inner groups": dict(num_hidden_layers=2, inner_group_num=2),
+    "none": dict(num_hidden_groups=2),
+    "attention": dict(num_hidden_groups=2, shared_across_groups="attention"),
+    "ffn": dict(num_hidden_groups=2, shared_across_groups="ffn"),
+    "groups": dict(num_hidden_layers=4, num_hidden_groups=2),
+    "inner groups": dict(inner_group_num=2),
     "groups of inner groups, attention shared": dict(
         num_hidden_groups=2, inner_group_num=2, shared_across_groups="attention"
     ),
@@ -55,12 +57,24 @@ def batch(count: int = 3, length: int = 12) -> dict[str, np.ndarray]:
     )
 
 
-def outputs(config, params, inputs, **settings):
-    return apply(config, params, *map(jnp.asarray, inputs.values()), **settings)
+# What the compiler would win on programs this small is far less than the seconds that it takes.
+FAST_COMPILATION = {"xla_backend_optimization_level": 0}
+
+
+@functools.cache
+def compiled(config: AlbertConfig, **settings):
+    def run(params, inputs, keys):
+        return apply(config, params, *inputs, keys=keys, **settings)
+
+    return jax.jit(run, compiler_options=FAST_COMPILATION)
+
+
+def outputs(config, params, inputs, *, keys=None, **settings):
+    return compiled(config, **settings)(params, tuple(inputs.values()), keys)
 
 
 def loss(config, params, inputs, **settings):
-    output = outputs(config, params, inputs, **settings)
+    output = apply(config, params, *map(jnp.asarray, inputs.values()), **settings)
     count, predictions = inputs["masked_lm_positions"].shape
     labels = jnp.arange(count * predictions).reshape(count, predictions) % config.vocab_size
     sums = masked_lm_sums(output.mlm_logits, labels, jnp.ones(labels.shape))
@@ -68,8 +82,11 @@ def loss(config, params, inputs, **settings):
     return total_loss(sums, sums["mlm_weight"], sums["sop_weight"])
 
 
-def gradients(config, params, inputs, **settings):
-    return jax.jit(jax.grad(lambda params: loss(config, params, inputs, **settings)))(params)
+def gradients(config, params, inputs, *, keys=None, **settings) -> dict[str, jax.Array]:
+    def run(params, keys):
+        return loss(config, params, inputs, keys=keys, **settings)
+
+    return by_name(jax.jit(jax.grad(run), compiler_options=FAST_COMPILATION)(params, keys))
 
 
 def by_name(tree) -> dict[str, jax.Array]:
@@ -153,9 +170,9 @@ def test_projection_exists_only_where_the_sizes_differ():
 
 @pytest.mark.parametrize("name", SHARING)
 def test_every_parameter_of_every_sharing_variant_gets_a_gradient(name):
-    config = dataclasses.replace(TINY, **SHARING[name])
+    config = dataclasses.replace(TINY, **(dict(num_hidden_layers=2) | SHARING[name]))
     params = initialize(config, jax.random.key(0))
-    found = by_name(gradients(config, params, batch()))
+    found = gradients(config, params, batch())
     # Softmax is blind to a constant that the key's bias adds to all scores of a row.
     still = {name for name, gradient in found.items() if not jnp.abs(gradient).max() > 1e-9}
     assert not {name for name in still if not name.endswith("key/bias")}
@@ -182,23 +199,28 @@ def test_every_layers_output_can_be_asked_for():
 # ---- how it is computed
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("remat", ["matmuls", "full"])
-def test_rematerialisation_changes_no_gradient(remat, dtype):
-    params = initialize(DROPOUT, jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), 3)
-    settings = dict(keys=keys, dtype=dtype)
-    kept = by_name(gradients(DROPOUT, params, batch(), remat="none", **settings))
-    repeated = by_name(gradients(DROPOUT, params, batch(), remat=remat, **settings))
-    rounding = 1e-5 if dtype == "float32" else 0.03
-    for name, gradient in kept.items():
-        assert distance(repeated[name], gradient, kept) < rounding, name
+@pytest.mark.parametrize(
+    ("config", "dtype", "rounding"),
+    [(DROPOUT, "float32", 1e-5), (TINY, "bfloat16", 0.03)],
+    ids=["float32", "bfloat16"],
+)
+def test_rematerialisation_changes_no_gradient(config, dtype, rounding):
+    params, keys = initialize(config, jax.random.key(0)), None
+    if config is DROPOUT:
+        keys = jax.random.split(jax.random.key(1), 3)
+    kept, *repeated = (
+        gradients(config, params, batch(), keys=keys, dtype=dtype, remat=remat)
+        for remat in ("none", "matmuls", "full")
+    )
+    for found in repeated:
+        for name, gradient in kept.items():
+            assert distance(found[name], gradient, kept) < rounding, name
 
 
 def test_bfloat16_gradients_are_near_those_in_float32():
     params = initialize(TINY, jax.random.key(0))
-    exact = by_name(gradients(TINY, params, batch(), dtype="float32"))
-    rounded = by_name(gradients(TINY, params, batch(), dtype="bfloat16"))
+    exact = gradients(TINY, params, batch(), dtype="float32")
+    rounded = gradients(TINY, params, batch(), dtype="bfloat16")
     for name, gradient in exact.items():
         assert rounded[name].dtype == jnp.float32
         assert distance(rounded[name], gradient, exact) < 0.05, name
@@ -262,8 +284,7 @@ def test_dropout_of_a_sequence_depends_on_its_own_key_only():
     params = initialize(DROPOUT, jax.random.key(0))
     inputs, keys = batch(3), jax.random.split(jax.random.key(1), 3)
     whole = outputs(DROPOUT, params, inputs, keys=keys)
-    for rows in ([1], [2, 0], [0, 1, 2, 1]):
-        rows = np.array(rows)
+    for rows in (np.array([1]), np.array([2, 0])):
         some = outputs(
             DROPOUT, params, {name: array[rows] for name, array in inputs.items()}, keys=keys[rows]
         )
@@ -280,9 +301,7 @@ def test_another_key_drops_other_elements():
 
 
 def test_layers_that_share_parameters_do_not_share_dropout():
-    """Attention and feed-forward that output 0 leave the dropout of the embeddings alone; else layers would repeat it."""
-    from albert_jax.model.layers import dropout, fold_in
-
+    """Keys as the encoder derives them: by the number of the layer, then of the place in it."""
     keys = jax.random.split(jax.random.key(0), 1)
     masks = [dropout(jnp.ones((1, 1000)), 0.5, fold_in(fold_in(keys, layer), 1)) > 0 for layer in range(4)]
     for one in range(4):
@@ -291,8 +310,6 @@ def test_layers_that_share_parameters_do_not_share_dropout():
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share():
-    from albert_jax.model.layers import dropout
-
     dropped = dropout(jnp.ones((8, 10_000)), 0.1, jax.random.split(jax.random.key(0), 8))
     assert float(jnp.mean(dropped == 0)) == pytest.approx(0.1, abs=0.005)
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.005)
@@ -319,8 +336,6 @@ def test_initialisation_is_googles():
 
 
 def test_no_two_matrices_start_alike():
-    leaves = [leaf.ravel()[:16] for name, leaf in by_name(initialize(
-        dataclasses.replace(TINY, num_hidden_groups=4), jax.random.key(0))).items()
-        if name.endswith("kernel") or "embeddings/" in name and "layer_norm" not in name]  # fmt: skip
-    values = {tuple(np.asarray(leaf).tolist()) for leaf in leaves}
-    assert len(values) == len(leaves)
+    found = by_name(initialize(dataclasses.replace(TINY, num_hidden_groups=4), jax.random.key(0)))
+    random = [leaf for leaf in found.values() if leaf.ndim == 2]
+    assert len({tuple(np.asarray(leaf).ravel()[:16].tolist()) for leaf in random}) == len(random)
