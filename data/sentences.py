@@ -84,28 +84,36 @@ def _join(raw, lengths, pieces, continuing, words, characters, per_line, divided
     """Joins the pieces to sentences and counts their words; fills the four arrays at the end, returns how many."""
     sentence, piece, i = -1, 0, 0
     for line in range(len(pieces)):
+        size = 0
+        for number in range(pieces[line]):
+            size += lengths[piece + number]
+        # The newline stands where it does in ASCII: then a character is a byte, and counting needs no decoding.
+        is_ascii = i + size == len(raw) or raw[i + size] == 10
         last = 0
         for number in range(pieces[line]):
-            end = characters_left = lengths[piece]
+            length = lengths[piece]
             first = np.int64(raw[i])
             if 0xC0 <= first < 0xE0:
                 first = (first & 0x1F) << 6 | np.int64(raw[i + 1]) & 0x3F
             elif 0xE0 <= first < 0xF0:
                 first = (first & 0x0F) << 12 | (np.int64(raw[i + 1]) & 0x3F) << 6 | np.int64(raw[i + 2]) & 0x3F
-            joins = number > 0 and (continuing[first] or (last != 32 and last < 0x80))
-            if not joins:
+            if not (number > 0 and (continuing[first] or (last != 32 and last < 0x80))):
                 sentence += 1
                 per_line[line] += 1
                 divided[line] |= number > 0 and last != 32
-            characters[sentence] += end
+            end = i + length
+            if not is_ascii:
+                end = i
+                for _ in range(length):
+                    end += 1
+                    while end < len(raw) and raw[end] & 0xC0 == 0x80:
+                        end += 1
             spaces = 0
-            while characters_left:
-                last = np.int64(raw[i])
-                spaces += last == 32
-                i += 1
-                while i < len(raw) and raw[i] & 0xC0 == 0x80:
-                    i += 1
-                characters_left -= 1
+            for j in range(i, end):
+                spaces += raw[j] == 32
+            last = np.int64(raw[end - 1])
+            i = end
+            characters[sentence] += length
             words[sentence] += spaces
             piece += 1
         if pieces[line]:
