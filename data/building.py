@@ -25,7 +25,7 @@ from albert_jax.inputs.corpus import (
     write_atomically,
 )
 from albert_jax.tokenizer import AlbertTokenizer
-from data.encoding import BATCH_CHARACTERS, encode_documents
+from data.encoding import BATCH_BYTES, encode_documents
 from data.readers import PieceReader
 from data.sources import Item
 
@@ -155,12 +155,11 @@ class _ItemEncoder:
 
     def __init__(self, job: ItemJob, item: Item, report: Callable[[dict[str, int]], None]):
         self.job, self.item, self.report = job, item, report
-        self.batches: dict[str, list[str]] = {split: [] for split in SPLITS}
-        self.characters = dict.fromkeys(SPLITS, 0)
+        self.batches: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+        self.sizes = dict.fromkeys(SPLITS, 0)
         self.records: dict[str, list[ShardRecord]] = {split: [] for split in SPLITS}
         self.writers = {split: self._new_writer(split) for split in SPLITS}
         self.left_out = 0
-        self.where = ""
 
     def run(self) -> Marker:
         job, documents_cut = self.job, 0
@@ -168,22 +167,19 @@ class _ItemEncoder:
         try:
             for piece in self.item.pieces:
                 reader, reported = PieceReader(piece), 0
-                self.where = piece.path or f"source {piece.source.spec!r}"
                 for document in reader:
                     split = self.item.split or ("held_out" if is_held_out(document) else "train")
                     self.batches[split].append(document)
-                    self.characters[split] += len(document)
-                    if self.characters[split] >= BATCH_CHARACTERS:
+                    self.sizes[split] += len(document)
+                    if self.sizes[split] >= BATCH_BYTES:
                         consumed = reader.consumed
                         self._flush(split, consumed - reported)
                         reported = consumed
                 documents_cut += reader.documents_cut
-                # Batches end with their piece, so that an error found in one is blamed on the right file.
-                for split in SPLITS:
-                    self._flush(split, 0)
                 self.report({"done_bytes": piece.size - reported})
-            for split, writer in self.writers.items():
-                self._close(split, writer)
+            for split in SPLITS:
+                self._flush(split, 0)
+                self._close(split, self.writers[split])
         except BaseException:
             for writer in self.writers.values():
                 writer.abandon()
@@ -195,17 +191,14 @@ class _ItemEncoder:
 
     def _flush(self, split: str, consumed: int) -> None:
         documents = self.batches[split]
-        try:
-            encoded = encode_documents(documents, self.job.tokenizer, self.job.language)
-        except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
+        encoded = encode_documents(documents, self.job.tokenizer, self.job.language)
         writer = self.writers[split]
         writer.append(encoded.tokens, encoded.sentence_lengths, encoded.document_lengths)
         self.left_out += encoded.left_out
         self.report(
-            {"done_bytes": consumed, "text_bytes": self.characters[split], "tokens": len(encoded.tokens)}
+            {"done_bytes": consumed, "text_bytes": self.sizes[split], "tokens": len(encoded.tokens)}
         )
-        self.batches[split], self.characters[split] = [], 0
+        self.batches[split], self.sizes[split] = [], 0
         if writer.counts["tokens"] >= SHARD_TOKENS:
             self._close(split, writer)
             self.writers[split] = self._new_writer(split)
@@ -219,12 +212,11 @@ class _ItemEncoder:
         return ShardWriter(Path(self.job.output), f"{split}-{self.item.number:05d}" + (f"-{part}" if part else ""))
 
 
-def held_out_rule(fraction: float, seed: int) -> Callable[[str], bool]:
+def held_out_rule(fraction: float, seed: int) -> Callable[[bytes], bool]:
     """Whether a document is held out: by a hash of its text and the seed, so that copies of it stay together."""
     key, limit = f"{seed}\n".encode(), int(fraction * 2**64)
 
-    def is_held_out(document: str) -> bool:
-        data = document.strip().encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.sha256(key + data).digest()[:8], "little") < limit
+    def is_held_out(document: bytes) -> bool:
+        return int.from_bytes(hashlib.sha256(key + document.strip()).digest()[:8], "little") < limit
 
     return is_held_out if limit else lambda document: False

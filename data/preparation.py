@@ -13,7 +13,6 @@ from functools import cache
 import numba
 import numpy as np
 
-from albert_jax.errors import UserError
 from albert_jax.tokenizer import clean, is_altered_by_cleaning
 
 # What stands for a hidden mark, one character each so that positions stay: sentencex takes the tab for white space
@@ -30,8 +29,8 @@ class PreparedLines:
 
     text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is in it.
     hidden: the lines in their own case with quotation marks hidden, as `data.sentences` wants them, character for
-    character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`. moved: bool [lines],
-    those that do not stand in `text` between their neighbours.
+    character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`. single: bool [lines],
+    ASCII with . ! ? at the end alone, so surely one sentence. moved: bool [lines], those that do not stand in `text` between their neighbours.
     """
 
     text: bytes
@@ -40,6 +39,7 @@ class PreparedLines:
     hidden: list[str]
     hidden_utf8: bytes
     unchanged: np.ndarray
+    single: np.ndarray
     moved: np.ndarray
 
     def line(self, index: int) -> bytes:
@@ -53,37 +53,31 @@ class PreparedLines:
         return b" ".join(filter(None, map(self.line, range(first, end))))
 
 
-def prepare_lines(documents: Sequence[str], do_lower_case: bool, unchanged: np.ndarray) -> PreparedLines:
-    """Normalises documents; line n is line n of "\n".join(documents).
+def prepare_lines(documents: Sequence[bytes], do_lower_case: bool, unchanged: np.ndarray) -> PreparedLines:
+    """Normalises documents, which must be UTF-8; line n is line n of b"\\n".join(documents).
 
-    `unchanged` is `AlbertTokenizer.unchanged_characters`. Raises UserError for a lone surrogate, which is no text.
+    `unchanged` is `AlbertTokenizer.unchanged_characters`.
     """
-    text = "\n".join(documents)
+    text = b"\n".join(documents)
     tables = (*_tables(do_lower_case), unchanged)
-    prepared = _prepare(_encode(text), tables)
+    prepared = _prepare(text, tables)
     moved = np.flatnonzero(prepared.moved)
     if not moved.size:
         return prepared
-    lines = text.split("\n")
-    cleaned = [clean(lines[i]) for i in moved]
-    more = _prepare(_encode("\n".join(map(_lower_rare, cleaned) if do_lower_case else cleaned)), tables)
+    lines = text.split(b"\n")
+    cleaned = [clean(lines[i].decode()) for i in moved]
+    more = _prepare("\n".join(map(_lower_rare, cleaned) if do_lower_case else cleaned).encode(), tables)
     for array, source, offset in (
         (prepared.starts, more.starts, len(prepared.text)),
         (prepared.ends, more.ends, len(prepared.text)),
         (prepared.unchanged, more.unchanged, 0),
+        (prepared.single, more.single, 0),
     ):
-        array[moved] = source + offset
+        array[moved] = source + offset if offset else source
     for i, hidden in zip(moved, more.hidden, strict=True):
         prepared.hidden[i] = hidden
     hidden_utf8 = "\n".join(prepared.hidden).encode()
     return replace(prepared, text=prepared.text + more.text, hidden_utf8=hidden_utf8)
-
-
-def _encode(text: str) -> np.ndarray:
-    try:
-        return np.frombuffer(text.encode(), np.uint8)
-    except UnicodeEncodeError as error:
-        raise UserError(f"a lone surrogate, {text[error.start]!a}, is no text; repair the source") from None
 
 
 def _lower_rare(line: str) -> str:
@@ -123,21 +117,25 @@ def _tables(do_lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return kinds, cleaned, lowered
 
 
-def _prepare(raw: np.ndarray, tables: tuple[np.ndarray, ...]) -> PreparedLines:
+def _prepare(text: bytes, tables: tuple[np.ndarray, ...]) -> PreparedLines:
     """One pass; `moved` are the lines that need `clean`, unless they went through it already."""
+    raw = np.frombuffer(text, np.uint8)
     lines = int(np.count_nonzero(raw == _NEWLINE)) + 1
     # A character of two bytes may become one of three, none grows more.
-    text, hidden = (np.empty(len(raw) * 3 // 2 + 4, np.uint8) for _ in range(2))
+    normal, hidden = (np.empty(len(raw) * 3 // 2 + 4, np.uint8) for _ in range(2))
     starts, ends = np.zeros((2, lines), np.int64)
-    is_unchanged, moved = np.zeros((2, lines), np.bool_)
+    is_unchanged, single, moved = np.zeros((3, lines), np.bool_)
     kinds, _, lowered, unchanged = tables
     # What each byte becomes where it is the simplest case; 0 where it is not, as for all above ASCII.
     plain = np.zeros(256, np.uint8)
     plain[:128] = np.where((kinds[:128] == _ORDINARY) & unchanged[:128], lowered[:128], 0)
     plain[_BLANK] = _BLANK
-    sizes = _run(raw, plain, *tables, text, hidden, starts, ends, is_unchanged, moved)
+    sizes = _run(raw, plain, *tables, normal, hidden, starts, ends, is_unchanged, single, moved)
     shown = hidden[: sizes[1]].tobytes()
-    return PreparedLines(text[: sizes[0]].tobytes(), starts, ends, shown.decode().split("\n"), shown, is_unchanged, moved)
+    hidden_lines = shown.decode().split("\n")
+    return PreparedLines(
+        normal[: sizes[0]].tobytes(), starts, ends, hidden_lines, shown, is_unchanged, single, moved
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -163,8 +161,8 @@ def _put(buffer: np.ndarray, size: int, code: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, moved):
-    """Fills the six arrays at the end; returns the sizes of text and hidden. One line is one turn of the outer loop."""
+def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, single, moved):
+    """Fills the seven arrays at the end; returns the sizes of text and hidden. One line is one turn of the outer loop."""
     text_size = hidden_size = i = 0
     total = len(raw)
     for line in range(len(starts)):
@@ -233,6 +231,16 @@ def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, e
             text_size -= 1
             hidden_size -= 1
         ends[line] = text_size
+        # From the end: marks and what may stand behind them, then nothing that could end a sentence.
+        first, last = hidden_size - (text_size - start), hidden_size - 1
+        while last >= first and (hidden[last] < 0x30 or hidden[last] == 0x3F):
+            last -= 1
+        single[line] = True
+        for j in range(max(first, 0), last + 1):
+            byte = hidden[j]
+            if byte >= 0x80 or byte == 0x2E or byte == 0x21 or byte == 0x3F:
+                single[line] = False
+                break
         if line + 1 < len(starts):
             hidden[hidden_size] = _NEWLINE
             hidden_size += 1

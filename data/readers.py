@@ -1,6 +1,6 @@
 """Reads one piece of a source as documents, streaming: a worker never holds more than one document.
 
-A document is text with a newline between its lines. Whatever is wrong with the bytes is a UserError naming the file and
+A document is UTF-8 with a newline between its lines. Whatever is wrong with the bytes is a UserError naming the file and
 the line. The libraries of Hugging Face and TFDS are imported only where they are used.
 """
 
@@ -44,32 +44,32 @@ class PieceReader:
             return min(max(0, self._file.tell() - piece.start), piece.size)
         return piece.size * self._rows // max(1, piece.stop - piece.start)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[bytes]:
         piece = self.piece
         if not piece.path:
             rows = self._dataset_rows()
         elif is_json(piece.path):
             rows = self._json_rows()
         elif piece.source.rows_per_document:
-            rows = (self._decode(line, self._line).rstrip("\r\n") for _, line in self._lines_in_range())
+            rows = (self._checked(line, self._line).rstrip(b"\r\n") for _, line in self._lines_in_range())
         else:
             yield from self._paragraph_documents()
             return
         yield from self._group_rows(rows)
 
-    def _group_rows(self, rows: Iterator[str]) -> Iterator[str]:
+    def _group_rows(self, rows: Iterator[bytes]) -> Iterator[bytes]:
         rows_per_document = self.piece.source.rows_per_document
         if not rows_per_document:
             yield from rows
             return
-        document: list[str] = []
+        document: list[bytes] = []
         for row in rows:
             document.append(row)
             if len(document) == rows_per_document:
-                yield "\n".join(document)
+                yield b"\n".join(document)
                 document = []
         if document:
-            yield "\n".join(document)
+            yield b"\n".join(document)
 
     # Files.
 
@@ -119,7 +119,7 @@ class PieceReader:
                 return
             yield offset, line
 
-    def _paragraph_documents(self) -> Iterator[str]:
+    def _paragraph_documents(self) -> Iterator[bytes]:
         """What stands between blank lines. A document belongs to the piece that holds the blank line before it."""
         piece = self.piece
         stop = None if is_compressed(piece.path) else piece.stop
@@ -129,14 +129,14 @@ class PieceReader:
         for offset, line in self._lines():
             if line.isspace():
                 if document:
-                    yield self._decode(b"".join(document), first_line)
+                    yield self._checked(b"".join(document), first_line)
                     document, size = [], 0
                 if stop is not None and offset >= stop:
                     return
                 inside = True
             elif inside:
                 if size + len(line) > MAX_DOCUMENT_BYTES and document:
-                    yield self._decode(b"".join(document), first_line)
+                    yield self._checked(b"".join(document), first_line)
                     document, size = [], 0
                     self.documents_cut += 1
                 if not document:
@@ -144,9 +144,9 @@ class PieceReader:
                 document.append(line)
                 size += len(line)
         if document:
-            yield self._decode(b"".join(document), first_line)
+            yield self._checked(b"".join(document), first_line)
 
-    def _json_rows(self) -> Iterator[str]:
+    def _json_rows(self) -> Iterator[bytes]:
         name = self.piece.source.text
         for _, line in self._lines_in_range():
             if line.isspace():
@@ -160,17 +160,28 @@ class PieceReader:
                 raise UserError(
                     f"{self._where(self._line)}: no text in field {name!r}, found {found[:200]}; name the field with #text=FIELD"
                 )
-            yield row[name]
+            yield self._encoded(row[name])
 
-    def _decode(self, data: bytes, first_line: int) -> str:
+    def _checked(self, data: bytes, first_line: int) -> bytes:
         try:
-            return data.decode()
+            data.decode()
         except UnicodeDecodeError as error:
             line = first_line + data.count(b"\n", 0, error.start)
             raise UserError(
                 f"{self._where(line)}: not UTF-8 (byte 0x{data[error.start]:02x}); convert it, "
                 "for example with iconv -f latin1 -t utf-8"
             ) from None
+        return data
+
+    def _encoded(self, text: str) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            where = self._where(self._line) if self.piece.path else self._row()
+            raise UserError(f"{where}: a lone surrogate, {text[error.start]!a}, is no text; repair it") from None
+
+    def _row(self) -> str:
+        return f"source {self.piece.source.spec!r}, row {self._rows:,} from {self.piece.start:,}"
 
     def _where(self, line: int) -> str:
         """File and line number in it, for messages; `line` counts from the first one read."""
@@ -183,7 +194,7 @@ class PieceReader:
 
     # Datasets.
 
-    def _dataset_rows(self) -> Iterator[str]:
+    def _dataset_rows(self) -> Iterator[bytes]:
         source = self.piece.source
         for row in _open_rows(self.piece):
             self._rows += 1
@@ -193,14 +204,12 @@ class PieceReader:
                     "name it with #text=COLUMN"
                 )
             text = row[source.text]
-            if isinstance(text, bytes):
-                try:
-                    text = text.decode()
-                except UnicodeDecodeError:
-                    raise UserError(f"source {source.spec!r}: row {self._rows:,} of a piece is not UTF-8") from None
-            if not isinstance(text, str):
-                raise UserError(f"source {source.spec!r}: column {source.text!r} holds {type(text).__name__}, not text")
-            yield text
+            if not isinstance(text, str | bytes):
+                raise UserError(f"{self._row()}: column {source.text!r} holds {type(text).__name__}, not text")
+            try:
+                yield text.decode().encode() if isinstance(text, bytes) else self._encoded(text)
+            except UnicodeDecodeError:
+                raise UserError(f"{self._row()}: not UTF-8") from None
 
 
 def _character_boundary(line: bytes) -> int:

@@ -48,8 +48,11 @@ def find_sentences(prepared: PreparedLines, language: str) -> Sentences:
     lengths: list[int] = []
     pieces = np.zeros(len(prepared.hidden), np.int64)
     segment = sentencex.segment
-    for i, line in enumerate(prepared.hidden):
-        if line:
+    for i, (line, is_single) in enumerate(zip(prepared.hidden, prepared.single.tolist(), strict=True)):
+        if is_single:
+            pieces[i] = line != ""
+            lengths.extend([len(line)] if line else ())
+        else:
             found = segment(language, line)
             pieces[i] = len(found)
             lengths.extend(map(len, found))

@@ -178,10 +178,10 @@ def test_the_manifest_tells_what_was_built(reference, large_file, vocabulary):
     assert manifest["splits"]["train"]["tokens"] == train.num_tokens
 
 
-def test_a_document_larger_than_a_shard_target_gets_shards_in_order(tmp_path, text_file, vocabulary, monkeypatch):
+def test_a_document_larger_than_a_shard_gets_shards_in_order(tmp_path, text_file, vocabulary, monkeypatch):
     whole = texts(encode_corpus([str(text_file)], vocabulary, tmp_path / "a", held_out_fraction=0), "train")
     monkeypatch.setattr("data.building.SHARD_TOKENS", 5_000)
-    monkeypatch.setattr("data.building.BATCH_CHARACTERS", 5_000)
+    monkeypatch.setattr("data.building.BATCH_BYTES", 5_000)
     folder = encode_corpus([str(text_file)], vocabulary, tmp_path / "b", held_out_fraction=0)
     corpus = open_corpus(folder, "train", tokenizer_fingerprint=None, verify=True)
     assert len(corpus.shards) > 2

@@ -15,7 +15,8 @@ from data.sources import parse_source, plan_items
 
 def read(*specs: str) -> list[str]:
     """All documents of some sources, through the items that a build would make."""
-    return [d for item in plan_items([parse_source(s) for s in specs], []) for p in item.pieces for d in PieceReader(p)]
+    items = plan_items([parse_source(spec) for spec in specs], [])
+    return [document.decode() for item in items for piece in item.pieces for document in PieceReader(piece)]
 
 
 def stripped(documents: list[str]) -> list[str]:
@@ -156,7 +157,7 @@ def test_a_huge_document_is_cut_and_counted(tmp_path, monkeypatch):
     path.write_text("word é " * 60 + "\n" + "short line\n" * 20)
     (item,) = plan_items([parse_source(str(path))], [])
     reader = PieceReader(item.pieces[0])
-    found = list(reader)
+    found = [document.decode() for document in reader]
     assert all(len(document.encode()) <= 110 for document in found)
     assert " ".join(" ".join(found).split()) == " ".join(path.read_text().split())
     assert reader.documents_cut >= len(found) - 1
@@ -170,6 +171,7 @@ FAULTS = {
     "e.jsonl": (b'{"text": "a"}\n{"body": "b"}\n', r"e\.jsonl, line 2: no text in field 'text', found fields body"),
     "f.jsonl": (b'{"text": "a"}\n\n{"text": 3}\n', r"f\.jsonl, line 3: no text in field 'text'"),
     "g.jsonl": (b'{"text": "a"}\n[1]\n', r"g\.jsonl, line 2: no text in field 'text', found list"),
+    "g2.jsonl": (b'{"text": "a \\ud800"}\n', r"g2\.jsonl, line 1: a lone surrogate"),
     "h.jsonl": (b"{\n", r"h\.jsonl, line 1: not JSON"),
     "i.txt": (b"", r"i\.txt': empty"),
 }
