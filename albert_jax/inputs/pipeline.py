@@ -5,6 +5,7 @@ are: a host asks for its rows of a global batch and gets those.
 """
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,7 @@ class PretrainingBatches:
             while self._epoch_firsts[-1] <= example:
                 number = len(self._epoch_firsts) - 1
                 self._epoch_firsts.append(self._epoch_firsts[number] + self._epoch_size(number))
-        epoch = int(np.searchsorted(self._epoch_firsts, example, side="right")) - 1
+        epoch = bisect_right(self._epoch_firsts, example) - 1
         return epoch, example - self._epoch_firsts[epoch]
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Features:

@@ -1,5 +1,6 @@
 """Corpora that several of the tests below read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,12 @@ def prose(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_text(tmp_path_factory, request):
     """Wikipedia and books, about 150,000 tokens, with the released vocabulary."""
-    shared = Path(request.config.rootpath).parent / "shared" / "data"
-    paths = [shared / "text" / "wikipedia" / "wiki_dev.txt.xz", shared / "text" / "books" / "books_dev.txt.xz"]
+    beside = request.config.rootpath.parent / "shared"
+    shared = Path(os.environ.get("ALBERT_JAX_SHARED", beside)) / "data"
+    paths = [
+        shared / "text" / "wikipedia" / "wiki_dev.txt.xz",
+        shared / "text" / "books" / "books_dev.txt.xz",
+    ]
     model = shared / "albert_fixtures" / "spiece.model"
     for path in [*paths, model]:
         if not path.exists():

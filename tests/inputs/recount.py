@@ -1,8 +1,9 @@
-"""Small corpora with awkward documents, and a count of what batches hold that shares no code with what made them."""
+"""Small corpora with awkward documents, and a count of what batches hold, by code of its own."""
 
 import lzma
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ CONTINUATIONS = 12  # of those, the last ones
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the batches need of a tokenizer. The control pieces are not 0 to 4, so that nobody can rely on that."""
+    """What batches need of a tokenizer. The control pieces are not 0 to 4: nobody may rely on that."""
 
     word_starts: np.ndarray
     vocab_size: int
@@ -38,7 +39,7 @@ class Vocabulary:
 
 
 def vocabulary(documents: int) -> Vocabulary:
-    """Every document has 40 pieces of its own, which tell where a segment is from; pieces 0 to 9 are common."""
+    """Each document has 40 pieces of its own, which tell where a segment is from; 0 to 9 are common."""
     size = 10 + documents * PIECES_PER_DOCUMENT
     place = (np.arange(size) - 10) % PIECES_PER_DOCUMENT
     return Vocabulary(word_starts=place < PIECES_PER_DOCUMENT - CONTINUATIONS, vocab_size=size)
@@ -52,8 +53,26 @@ def awkward_documents(capacity: int) -> list[list[int]]:
     """Sentence lengths of documents that have once been, or could be, handled wrongly at this capacity."""
     c = capacity
     few = [[2], [1, 1], [1, 1, 1], [5], [1, 5, 1], [1, 1, 5, 1, 1], [4, 4], [1, 1, 2], [2, 1]]
-    exact = [[c], [c, 1], [c, 1, 1], [1, c], [1, c - 1], [1, c - 1, 1], [1, c - 1, 1, 5], [c - 1, 1, 1], [c + 1]]
-    long = [[3 * c + 2], [1, 2 * c, 1], [1, 1, 2 * c + 1, 1, 1], [2 * c, 1], [2 * c + 1], [2 * c + 2], [1, c + 1, 1]]
+    exact = [
+        [c],
+        [c, 1],
+        [c, 1, 1],
+        [1, c],
+        [1, c - 1],
+        [1, c - 1, 1],
+        [1, c - 1, 1, 5],
+        [c - 1, 1, 1],
+        [c + 1],
+    ]
+    long = [
+        [3 * c + 2],
+        [1, 2 * c, 1],
+        [1, 1, 2 * c + 1, 1, 1],
+        [2 * c, 1],
+        [2 * c + 1],
+        [2 * c + 2],
+        [1, c + 1, 1],
+    ]
     mixed = [[1, c + 7, 1, c + 9, 1], [c, c, c], [c + 1, c + 1, 1], [7, c, 7, 2 * c, 7], [c - 2, 1, 1, 1]]
     many = [[1] * (3 * c), [3] * (2 * c), [9] * 60, [23] * 40]
     return few + exact + long + mixed + many
@@ -72,15 +91,17 @@ def random_documents(count: int, tokens: int, seed: int) -> list[list[int]]:
 
 
 def pieces_of(document: int, length: int, awkward: bool, generator: np.random.Generator) -> np.ndarray:
-    """Words of one to three pieces, mostly, and unknown pieces in each third document; where it is to be awkward, words
-    of many pieces in each fifth document and no word start in each seventh."""
+    """Words of one to three pieces, mostly, with unknown pieces in each third document; where it is to be
+    awkward, words of many pieces in each fifth document and no word start in each seventh."""
     base = 10 + document * PIECES_PER_DOCUMENT
     starts, continuations = PIECES_PER_DOCUMENT - CONTINUATIONS, CONTINUATIONS
     continued = generator.random(length) < (0.9 if awkward and document % 5 == 4 else 0.25)
     if awkward and document % 7 == 6:
         continued[:] = True
     pieces = np.where(
-        continued, starts + generator.integers(0, continuations, length), generator.integers(0, starts, length)
+        continued,
+        starts + generator.integers(0, continuations, length),
+        generator.integers(0, starts, length),
     )
     unknown = (generator.random(length) < 0.1) & (document % 3 == 2)
     return np.where(unknown, 0, base + pieces)
@@ -98,7 +119,9 @@ def write_corpus(
     return write_texts(directory, texts, vocabulary(len(documents)).vocab_size, shards)
 
 
-def write_texts(directory: Path, texts: list[tuple[np.ndarray, list[int]]], vocab_size: int, shards: int) -> Corpus:
+def write_texts(
+    directory: Path, texts: list[tuple[np.ndarray, list[int]]], vocab_size: int, shards: int
+) -> Corpus:
     directory.mkdir()
     records = []
     for number, part in enumerate(np.array_split(np.arange(len(texts)), shards)):
@@ -118,7 +141,7 @@ def write_texts(directory: Path, texts: list[tuple[np.ndarray, list[int]]], voca
 
 
 def write_real_text(directory: Path, paths: list[Path], tokenizer, characters: int) -> Corpus:
-    """The first characters of each file: a document ends at a blank line or after 40 lines, a sentence at a full stop."""
+    """The first characters of each file, in documents of at most 40 lines; a sentence ends at a full stop."""
     texts, lines = [], []
     for path in paths:
         with lzma.open(path, "rt", encoding="utf-8") as file:
@@ -134,7 +157,9 @@ def write_real_text(directory: Path, paths: list[Path], tokenizer, characters: i
     return write_texts(directory, texts, tokenizer.vocab_size, shards=2)
 
 
-def make_batches(corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", **settings) -> PretrainingBatches:
+def make_batches(
+    corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", **settings
+) -> PretrainingBatches:
     config = DataConfig(corpus="", tokenizer="", sentence_objective=objective, **settings)
     return PretrainingBatches(corpus, tokenizer, config, sequence_length=length, batch_size=size, seed=seed)
 
@@ -172,9 +197,13 @@ def read_examples(features: Features, tokenizer) -> list[Example]:
         count = int(sum(fields["masked_lm_weights"]))
         places = len(fields["masked_lm_weights"])
         assert fields["masked_lm_weights"] == [1.0] * count + [0.0] * (places - count)
-        assert fields["masked_lm_positions"][count:] == fields["masked_lm_labels"][count:] == [0] * (places - count)
+        assert (
+            fields["masked_lm_positions"][count:]
+            == fields["masked_lm_labels"][count:]
+            == [0] * (places - count)
+        )
         positions = fields["masked_lm_positions"][:count]
-        assert all(a < b for a, b in zip(positions, positions[1:], strict=False)), "ascending, no place twice"
+        assert all(a < b for a, b in pairwise(positions)), "ascending, no place twice"
         assert all(position < length for position in positions)
         shown = fields["input_ids"][:length]
         original = list(shown)

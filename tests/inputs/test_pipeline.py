@@ -37,13 +37,21 @@ def test_batches_do_not_depend_on_the_order_of_calls(prose, batches):
     steps = np.random.default_rng(0).permutation(_steps_of_three_epochs(batches))
     shuffled = {int(step): _digest(batches.batch(int(step))) for step in steps}
     again = make_batches(*prose, length=128, size=64)
-    assert [shuffled[step] for step in range(len(steps))] == [_digest(again.batch(s)) for s in range(len(steps))]
+    assert [shuffled[step] for step in range(len(steps))] == [
+        _digest(again.batch(s)) for s in range(len(steps))
+    ]
 
 
 def test_rows_asked_for_alone_are_the_rows_of_the_batch(batches):
     step = batches.epoch(0).size // batches.batch_size  # holds the end of an epoch
     whole = batches.batch(step)
-    for rows in (np.arange(3, 20), np.array([63, 0, 17]), np.arange(0, 64, 8), np.array([5, 5]), np.array([], int)):
+    for rows in (
+        np.arange(3, 20),
+        np.array([63, 0, 17]),
+        np.arange(0, 64, 8),
+        np.array([5, 5]),
+        np.array([], int),
+    ):
         assert _same(batches.batch(step, rows), [array[rows] for array in whole])
 
 
@@ -81,7 +89,9 @@ def test_another_process_makes_the_same_batches(prose, batches, tmp_path):
     assert found.stdout.strip() == _digest(batches.batch(30))
 
 
-@pytest.mark.parametrize("other", [dict(seed=2), dict(seed=1 + 100 * 2**31), dict(seed=2**40), dict(objective="none")])
+@pytest.mark.parametrize(
+    "other", [dict(seed=2), dict(seed=1 + 100 * 2**31), dict(seed=2**40), dict(objective="none")]
+)
 def test_another_seed_phase_or_objective_gives_other_data(prose, batches, other):
     mine, others = batches.batch(0), make_batches(*prose, **dict(length=128, size=64) | other).batch(0)
     same = (mine.origin == others.origin).all(axis=1).mean()
@@ -172,7 +182,9 @@ def test_held_out_rows_are_the_first_of_the_epoch_then_empty(prose, batches):
 
 
 def test_held_out_rows_never_repeat_an_example(tmp_path):
-    batches = make_batches(write_corpus(tmp_path / "corpus", [[5, 5], [6, 6], [7, 7]]), vocabulary(3), length=32, size=8)
+    batches = make_batches(
+        write_corpus(tmp_path / "corpus", [[5, 5], [6, 6], [7, 7]]), vocabulary(3), length=32, size=8
+    )
     assert batches.first_epoch(0, limit=100).attention_mask.any(axis=1).sum() == batches.epoch(0).size == 3
 
 

@@ -1,4 +1,4 @@
-"""The random streams: SplitMix64 as published, uniform, and without ties between streams of neighbouring names."""
+"""The random streams: SplitMix64 as published, uniform, and independent under neighbouring names."""
 
 import numpy as np
 import pytest
