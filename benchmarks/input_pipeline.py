@@ -1,7 +1,8 @@
 """How fast encoded shards become ready batches: `python benchmarks/input_pipeline.py --corpus my_corpus`.
 
-Measured on one pinned core, then with two threads reading ahead; where the time goes is measured apart, on the pinned
-core. Real tokens are those of the text with [CLS] and [SEP]; places count padding too, and are what a device sees.
+Measured on one pinned core, then with two threads reading ahead; where the time goes is measured apart, on
+the pinned core. Real tokens are those of the text with [CLS] and [SEP]; places count padding too, and are what a
+device sees.
 Without a corpus or text, one of synthetic documents is made, with lengths like Wikipedia's.
 """
 
@@ -125,7 +126,7 @@ def measure(features: Iterable[Features], seconds: float) -> dict[str, float]:
 
 
 def split_costs(batches: PretrainingBatches, seconds: float) -> dict[str, float]:
-    """Nanoseconds per place: making an epoch's plan, finding the examples of a batch in the shuffled epoch, and
+    """Nanoseconds per place: making an epoch's plan, finding a batch's examples in the shuffled epoch, and
     allocating its arrays; the rest of `batch` is the kernel that copies the tokens and masks them."""
     rows = batches.batch_size
     starts = []
@@ -209,9 +210,8 @@ def main() -> None:
 
 
 def print_table(report: dict) -> None:
-    print(
-        f"{report['corpus_tokens']:,} tokens of {report['source']}, sequences of {report['sequence_length']} places"
-    )
+    length = report["sequence_length"]
+    print(f"{report['corpus_tokens']:,} tokens of {report['source']}, sequences of {length} places")
     columns = (
         "batch",
         "threads",

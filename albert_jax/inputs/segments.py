@@ -146,8 +146,8 @@ def _other_segment(
 ) -> tuple[int, int]:
     """Sentences of another document of the shard, from a random one that fits on, until `wanted` tokens, at most `room`.
 
-    They are whole like those of a true second segment, which no model could otherwise fail to tell by its end; only
-    where no sentence of the document fits is the last one tried cut before a word.
+    They are whole like those of a true second segment: cut ones would give the label away. Only where no sentence of
+    the document fits is one cut, before a word.
     """
     documents, sentences = text.documents, text.sentences
     other = draw_below(state, len(documents) - 2)
