@@ -227,7 +227,7 @@ def test_bfloat16_gradients_are_near_those_in_float32():
 
 
 def distance(ours: jax.Array, other: jax.Array, gradients: dict[str, jax.Array]) -> float:
-    """Norm of the difference over the tensor's own norm, or where that is tiny over a thousandth of the whole."""
+    """Norm of the difference over the tensor's own, or where that is tiny over a thousandth of the whole."""
     whole = math.sqrt(sum(float(jnp.sum(jnp.square(gradient))) for gradient in gradients.values()))
     return float(jnp.linalg.norm(ours - other)) / max(float(jnp.linalg.norm(other)), 1e-3 * whole)
 
@@ -319,7 +319,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 
 def test_initialisation_is_googles():
-    """Matrices and embeddings: normal of deviation 0.02, redrawn beyond two of them, which leaves 0.88 of it."""
+    """Matrices and embeddings: normal of deviation 0.02, redrawn beyond two, which leaves 0.88 of it."""
     config = dataclasses.replace(
         TINY, vocab_size=2000, embedding_size=64, hidden_size=64, intermediate_size=256
     )
