@@ -102,8 +102,8 @@ def test_sharing_parameters_saves_no_arithmetic():
     ("remat", "dropout"), [("none", 0.0), ("matmuls", 0.0), ("matmuls", 0.1), ("full", 0.0)]
 )
 def test_estimate_of_memory_is_near_what_xla_allocates(remat, dropout):
-    """Temporary memory of the real training step, compiled but not run, less one copy of the gradients. In float32:
-    a CPU emulates bfloat16 with copies that no accelerator makes."""
+    """Temporary memory of the real training step, compiled but not run, less one copy of the gradients. In
+    float32: a CPU emulates bfloat16 with copies."""
     config = AlbertConfig(
         vocab_size=1000,
         num_hidden_layers=4,
