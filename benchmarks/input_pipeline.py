@@ -1,8 +1,8 @@
 """How fast encoded shards become ready batches: `python benchmarks/input_pipeline.py --corpus my_corpus`.
 
 Measured on one pinned core, then with two threads reading ahead; where the time goes is measured apart, on
-the pinned core. Real tokens are those of the text with [CLS] and [SEP]; places count padding too, and are what a
-device sees.
+the pinned core. Real tokens are those of the text with [CLS] and [SEP]; places count padding too, and are what
+a device sees.
 Without a corpus or text, one of synthetic documents is made, with lengths like Wikipedia's.
 """
 
@@ -146,7 +146,7 @@ def split_costs(batches: PretrainingBatches, seconds: float) -> dict[str, float]
 
     def find(step: int) -> None:
         for row in range(rows):
-            order[batches.locate(step * rows + row)[1] % len(order)]
+            order[batches.locate((step * rows + row) % len(order))[1]]
 
     shuffle = per_place(find)
     maximum_ngram = batches.batch(0).ngram_counts.shape[1]
@@ -185,9 +185,8 @@ def main() -> None:
                 )
 
             os.sched_setaffinity(0, {min(cores)})
-            batches = make()
-            one = measure(map(batches.batch, range(2**31)), arguments.seconds)
-            costs = split_costs(batches, arguments.seconds)
+            one = measure(map(make().batch, range(2**31)), arguments.seconds)
+            costs = split_costs(make(), arguments.seconds)
             cases.append(dict(batch_size=batch_size, threads=1, cores=1, **one, nanoseconds_per_place=costs))
             os.sched_setaffinity(0, cores)
             ahead = read_ahead(make(), start=0, stop=2**31, rows=None, threads=2, prefetch=4)
