@@ -1,8 +1,7 @@
 """How fast encoded shards become ready batches: `python benchmarks/input_pipeline.py --corpus my_corpus`.
 
 Measured on one pinned core, then with two threads reading ahead; where the time goes is measured apart, on
-the pinned core. Real tokens are those of the text with [CLS] and [SEP]; places count padding too, and are what
-a device sees.
+the pinned core. Real tokens are the text with [CLS] and [SEP]; places count the padding too.
 Without a corpus or text, one of synthetic documents is made, with lengths like Wikipedia's.
 """
 
