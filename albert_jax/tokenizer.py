@@ -1,6 +1,7 @@
 """Text to ids and back, as Google's ALBERT does it: normalise, SentencePiece, then the digit-comma split.
 
-It stands alone, below everything else, because the offline corpus builder, the online batches and every task read
+It stands alone, below everything else, because the offline corpus builder, the online batches and every task
+read
 the same vocabulary and must agree on it to the byte: `AlbertTokenizer.fingerprint` is what they compare.
 """
 
@@ -23,27 +24,41 @@ MAX_VOCAB_SIZE = 65_536  # corpora are uint16
 MODEL_FILE, CONFIG_FILE = "spiece.model", "tokenizer_config.json"
 # Changes whenever the same model file would give other ids, so that corpora of the old rules are refused.
 RULES_VERSION = 1
-# How a model file names SentencePiece's default rules, before the rules themselves; and what, behind a model file,
-# overrides them with none (protobuf merges a repeated message): field 3 holding name "identity" and an empty map.
+# How a model file names SentencePiece's default rules, before the rules themselves; and what, behind a model
+# file, overrides them with none (protobuf merges a repeated message): field 3 holding name "identity" and an
+# empty map.
 _DEFAULT_NORMALIZER = b"\x0a\x08nmt_nfkc\x12"
 _NO_CHARACTER_MAP = b"\x1a\x0c\x0a\x08identity\x12\x00"
 
-_PUNCTUATION = frozenset("!\"#$%&()*+,-./:;?@[\\]^_`{|}~")  # Google's list: no apostrophe, no < = >
+_PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')  # Google's list: no apostrophe, no < = >
 # Scripts written without spaces between words, by how Unicode names their characters.
-_UNSPACED_SCRIPTS = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
+_UNSPACED_SCRIPTS = (
+    "CJK ",
+    "HIRAGANA ",
+    "KATAKANA ",
+    "BOPOMOFO ",
+    "THAI ",
+    "LAO ",
+    "KHMER ",
+    "MYANMAR ",
+    "TIBETAN ",
+)
 _RARE_PLANES = re.compile("[\U00010000-\U0010ffff]")
 
 
 class AlbertTokenizer:
-    """A SentencePiece vocabulary with ALBERT's normalisation. Build with `from_file` or `load`; never changes.
+    """A SentencePiece vocabulary with ALBERT's normalisation. Build with `from_file` or `load`; never
+    changes.
 
     Attributes:
         vocab_size: number of pieces, at most 65,536.
         pad_id, unk_id, cls_id, sep_id, mask_id: 0, 1, 2, 3, 4 in the released vocabulary.
-        special_ids: sorted ids of the control, unknown and unused pieces; text never produces the control ones.
+        special_ids: sorted ids of the control, unknown and unused pieces; text never produces the control
+        ones.
         ordinary_ids: int32 [vocab_size - len(special_ids)], all the others.
         word_starts: bool [vocab_size], see `is_word_start`.
-        after_space: bool [vocab_size], whether the piece begins with "▁", which stands for the space before it.
+        after_space: bool [vocab_size], whether the piece begins with "▁", which stands for the space before
+        it.
         fingerprint: sha256 in hex over the model file and the settings. Equal fingerprints give equal ids.
         model_bytes: the model file.
     """
@@ -76,10 +91,13 @@ class AlbertTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, do_lower_case: bool = True) -> "AlbertTokenizer":
-        """Reads a SentencePiece model file. Raises UserError when it is missing, is none, or lacks ALBERT's symbols."""
+        """Reads a SentencePiece model file. Raises UserError when it is missing, is none, or lacks ALBERT's
+        symbols."""
         path = Path(path)
         if path.is_dir():
-            raise UserError(f"{path} is a folder, expected a SentencePiece model file such as {path / MODEL_FILE}")
+            raise UserError(
+                f"{path} is a folder, expected a SentencePiece model file such as {path / MODEL_FILE}"
+            )
         try:
             model_bytes = path.read_bytes()
         except FileNotFoundError:
@@ -90,7 +108,8 @@ class AlbertTokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> "AlbertTokenizer":
-        """Reads what `save` wrote; a folder with only the model file is taken as lower-casing, ALBERT's default."""
+        """Reads what `save` wrote; a folder with only the model file is taken as lower-casing, ALBERT's
+        default."""
         directory = Path(directory)
         config_path = directory / CONFIG_FILE
         do_lower_case = True
@@ -117,9 +136,11 @@ class AlbertTokenizer:
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
     def normalize(self, text: str) -> str:
-        """Collapses white space, decomposes (NFKD), drops combining characters, lower-cases: in Google's order.
+        """Collapses white space, decomposes (NFKD), drops combining characters, lower-cases: in Google's
+        order.
 
-        White space goes first, so a space that NFKD makes (of "…" with a no-break space, say) survives, as there.
+        White space goes first, so a space that NFKD makes (of "…" with a no-break space, say) survives, as
+        there.
         """
         text = clean(text)
         return text.lower() if self.do_lower_case else text
@@ -143,7 +164,8 @@ class AlbertTokenizer:
 
         Args:
             texts: str, or bytes in UTF-8.
-            unchanged: bool [len(texts)], true where a text has only `unchanged_characters`; saves a tenth of the time.
+            unchanged: bool [len(texts)], true where a text has only `unchanged_characters`; saves a tenth of
+            the time.
 
         Returns:
             tokens, uint16 [total], and lengths, int64 [len(texts)].
@@ -169,17 +191,21 @@ class AlbertTokenizer:
 
     @cached_property
     def unchanged_characters(self) -> np.ndarray:
-        """bool [65536]: the characters that the model's own normaliser surely leaves alone, beside one another too.
+        """bool [65536]: the characters that the model's own normaliser surely leaves alone, beside one
+        another too.
 
-        Only letters and signs of the alphabets that have capitals, and punctuation: nothing that combines, and so none
-        of the sequences that the normaliser composes. None at all for a normaliser other than SentencePiece's default.
+        Only letters and signs of the alphabets that have capitals, and punctuation: nothing that combines,
+        and so none of the sequences that the normaliser composes. None at all for a normaliser other than
+        SentencePiece's default.
         """
         unchanged = np.zeros(0x10000, bool)
         if _DEFAULT_NORMALIZER in self.model_bytes:
             for code in (*range(0x21, 0x530), *range(0x2010, 0x2028), *range(0x20A0, 0x20C0)):
                 character = chr(code)
                 if unicodedata.combining(character) == 0:
-                    unchanged[code] = self._processor.normalize(f"a{character}a") == f"{WORD_MARK}a{character}a"
+                    unchanged[code] = (
+                        self._processor.normalize(f"a{character}a") == f"{WORD_MARK}a{character}a"
+                    )
             unchanged[ord(" ")] = True
         return unchanged
 
@@ -207,13 +233,14 @@ class AlbertTokenizer:
         missing = [piece for piece in (PAD, UNK, CLS, SEP, MASK) if piece not in self._ids]
         if missing:
             raise UserError(
-                f"{name}: the vocabulary has no {', '.join(missing)}; ALBERT needs {PAD}, {UNK}, {CLS}, {SEP} and "
-                f"{MASK}. Train one with data/train_vocab.py."
+                f"{name}: the vocabulary has no {', '.join(missing)}; ALBERT needs {PAD}, {UNK}, {CLS}, "
+                f"{SEP} and {MASK}. Train one with data/train_vocab.py."
             )
         for piece in (PAD, CLS, SEP, MASK):
             if not self._is_special(self._ids[piece]):
                 raise UserError(
-                    f"{name}: {piece} is an ordinary piece, which text could produce; it must be a control symbol. "
+                    f"{name}: {piece} is an ordinary piece, which text could produce; it must be a control "
+                    "symbol. "
                     "Train the vocabulary with data/train_vocab.py."
                 )
         return [self._ids[piece] for piece in (PAD, UNK, CLS, SEP, MASK)]
@@ -225,10 +252,11 @@ class AlbertTokenizer:
     def _split_digit_commas(self) -> dict[int, tuple[int, ...]]:
         """What replaces each piece that ends in digit and comma: the number's own pieces, then the comma.
 
-        The new pieces depend on the old piece alone, so they are worked out once per vocabulary. Where the old piece
-        stood inside a word, the "▁" that re-encoding puts in front is taken away again. That is what Google's code
-        means to do and did under Python 2; under Python 3 it compares str with bytes and leaves the spurious "▁"
-        (google-research/albert issues 85 and 249). Hugging Face's slow tokenizer follows the intention too.
+        The new pieces depend on the old piece alone, so they are worked out once per vocabulary. Where the
+        old piece stood inside a word, the "▁" that re-encoding puts in front is taken away again. That is
+        what Google's code means to do and did under Python 2; under Python 3 it compares str with bytes and
+        leaves the spurious "▁" (google-research/albert issues 85 and 249). Hugging Face's slow tokenizer
+        follows the intention too.
         """
         splits = {}
         for old, piece in enumerate(self._pieces):
@@ -251,7 +279,9 @@ class AlbertTokenizer:
         new_tokens = np.repeat(tokens, repeats)
         # The i-th replaced token now starts where its old place was, moved by what those before it added.
         starts = where + np.concatenate([[0], np.cumsum(counts - 1)[:-1]])
-        places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
+        places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
+            counts.sum()
+        )
         new_tokens[places] = np.concatenate([np.array(split, np.uint16) for split in splits])
         texts = np.searchsorted(np.cumsum(lengths), where, side="right")
         return new_tokens, lengths + np.bincount(texts, counts - 1, len(lengths)).astype(np.int64)
@@ -260,11 +290,12 @@ class AlbertTokenizer:
 def is_word_start(piece: str) -> bool:
     """Whether a piece begins a word, for whole-word masking.
 
-    Google's rule (`_is_start_piece_sp`) calls a piece a continuation only if it has no "▁" and consists of the letters
-    a-z, A-Z and ASCII punctuation, more than a lone punctuation mark; digits and the apostrophe always start a word.
-    For other alphabets that made every piece a word (google-research/albert issue 161), so here the letters and
-    combining marks of every script that puts spaces between words count as letters. Scripts without spaces (CJK, kana,
-    Thai, Lao, Khmer, Myanmar, Tibetan) keep one piece = one word. On ASCII pieces the two rules agree.
+    Google's rule (`_is_start_piece_sp`) calls a piece a continuation only if it has no "▁" and consists of
+    the letters a-z, A-Z and ASCII punctuation, more than a lone punctuation mark; digits and the apostrophe
+    always start a word. For other alphabets that made every piece a word (google-research/albert issue 161),
+    so here the letters and combining marks of every script that puts spaces between words count as letters.
+    Scripts without spaces (CJK, kana, Thai, Lao, Khmer, Myanmar, Tibetan) keep one piece = one word. On ASCII
+    pieces the two rules agree.
     """
     if piece.startswith((WORD_MARK, "<")) or piece in _PUNCTUATION:
         return True
@@ -281,7 +312,8 @@ def _continues_word(character: str) -> bool:
 
 
 def clean(text: str) -> str:
-    """`AlbertTokenizer.normalize` without the lower-casing, for what needs the case, like sentence splitting."""
+    """`AlbertTokenizer.normalize` without the lower-casing, for what needs the case, like sentence
+    splitting."""
     text = " ".join(text.split())
     if text.isascii() or not _altered_by_cleaning().search(text):
         return text
@@ -295,8 +327,8 @@ def clean(text: str) -> str:
 def _altered_by_cleaning() -> re.Pattern:
     """Matches the characters beyond ASCII that `clean` may change: white space, combining, decomposable.
 
-    A class over the basic plane alone compiles to a bitmap and costs 3 ns per character; ranges of the planes above
-    would be searched one by one for every character, so those planes are taken whole.
+    A class over the basic plane alone compiles to a bitmap and costs 3 ns per character; ranges of the planes
+    above would be searched one by one for every character, so those planes are taken whole.
     """
     suspects = (c for c in map(chr, range(0x80, 0x10000)) if is_altered_by_cleaning(c))
     return re.compile(f"[{''.join(suspects)}{_RARE_PLANES.pattern[1:-1]}]")

@@ -1,10 +1,11 @@
 """How fast sentence splitters are and how often they err: `python benchmarks/sentence_splitters.py`.
 
-Errors are counted at places two ways, since no large English text at hand has its sentences marked by people. "marked":
-news of CoNLL-2003, where sentences are separate lines; here the sentences of a document that end in . ? or ! are joined
-with spaces, words untokenised, and every join is a boundary. "agreed": paragraphs of Wikipedia and books, where a boundary
-is what BlingFire and nupunkt both set and no boundary what neither sets; the two are slow but were built in quite
-different ways. missed and false are shares of the boundaries. Ours is `data/sentences.py`. Candidates that are not installed
+Errors are counted at places two ways, since no large English text at hand has its sentences marked by people.
+"marked": news of CoNLL-2003, where sentences are separate lines; here the sentences of a document that end in
+. ? or ! are joined with spaces, words untokenised, and every join is a boundary. "agreed": paragraphs of
+Wikipedia and books, where a boundary is what BlingFire and nupunkt both set and no boundary what neither
+sets; the two are slow but were built in quite different ways. missed and false are shares of the boundaries.
+Ours is `data/sentences.py`. Candidates that are not installed
 are left out: pip install blingfire nupunkt pysbd syntok.
 """
 
@@ -68,10 +69,16 @@ def candidates() -> dict[str, Splitter]:
         "BlingFire": ("blingfire", lambda m: lambda text: m.text_to_sentences(text).split("\n")),
         "nupunkt": ("nupunkt", lambda m: m.sent_tokenize),
         "pySBD": ("pysbd", lambda m: m.Segmenter(language="en", clean=False).segment),
-        "syntok": ("syntok.segmenter", lambda m: lambda text: [
-            "".join(token.spacing + token.value for token in sentence)
-            for paragraph in m.process(text) for sentence in paragraph
-        ]),
+        "syntok": (
+            "syntok.segmenter",
+            lambda m: (
+                lambda text: [
+                    "".join(token.spacing + token.value for token in sentence)
+                    for paragraph in m.process(text)
+                    for sentence in paragraph
+                ]
+            ),
+        ),
     }
     found: dict[str, Splitter] = {"ours: sentencex, marks hidden": ours}
     for name, (module, make) in makers.items():
@@ -122,7 +129,7 @@ def untokenise(words: list[str]) -> str:
         if word == '"':
             text += ' "' if opens else '" '
             opens = not opens
-        elif re.fullmatch(r"[.,;:?!)%]|'\w*|n't", word) or text.endswith(("(", "$", '"')) and not opens:
+        elif re.fullmatch(r"[.,;:?!)%]|'\w*|n't", word) or (text.endswith(("(", "$", '"')) and not opens):
             text += word
         else:
             text += " " + word
@@ -169,7 +176,9 @@ def main() -> None:
         }
         if name in found and name not in ("BlingFire", "nupunkt"):
             rows[name]["agreed_missed"] = share([e - f for e, f in zip(sure, found[name], strict=True)], sure)
-            rows[name]["agreed_false"] = share([f - e for e, f in zip(possible, found[name], strict=True)], sure)
+            rows[name]["agreed_false"] = share(
+                [f - e for e, f in zip(possible, found[name], strict=True)], sure
+            )
     show(rows, f"{size:.1f} MB of paragraphs, {sum(map(len, marked_ends)):,} marked boundaries")
     arguments.output.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

@@ -1,7 +1,7 @@
 """The state of a build on disk, and the encoding of one item: what makes a build continuable.
 
-`progress/` holds the settings, a lock, and one marker per finished item, written after the item's shards. It goes when
-the manifest is there.
+`progress/` holds the settings, a lock, and one marker per finished item, written after the item's shards. It
+goes when the manifest is there.
 """
 
 import errno
@@ -59,7 +59,8 @@ class Marker:
 def claim(output: Path, settings: dict[str, Any]) -> Iterator[bool]:
     """Holds the output folder for one build, new or continued; yields True if the very corpus is finished.
 
-    Raises UserError if the folder belongs to something else: other files, other settings, a build that still runs.
+    Raises UserError if the folder belongs to something else: other files, other settings, a build that still
+    runs.
     """
     try:
         if (output / MANIFEST_FILE).exists():
@@ -68,7 +69,9 @@ def claim(output: Path, settings: dict[str, Any]) -> Iterator[bool]:
             return
         progress = output / PROGRESS_FOLDER
         if output.exists() and not progress.exists() and any(output.iterdir()):
-            raise UserError(f"{output}: holds other files and no corpus; give a new or empty folder as --output")
+            raise UserError(
+                f"{output}: holds other files and no corpus; give a new or empty folder as --output"
+            )
         progress.mkdir(parents=True, exist_ok=True)
         lock = open(progress / LOCK_FILE, "w")
     except OSError as error:
@@ -195,9 +198,7 @@ class _ItemEncoder:
         writer = self.writers[split]
         writer.append(encoded.tokens, encoded.sentence_lengths, encoded.document_lengths)
         self.left_out += encoded.left_out
-        self.report(
-            {"done_bytes": consumed, "text_bytes": self.sizes[split], "tokens": len(encoded.tokens)}
-        )
+        self.report({"done_bytes": consumed, "text_bytes": self.sizes[split], "tokens": len(encoded.tokens)})
         self.batches[split], self.sizes[split] = [], 0
         if writer.counts["tokens"] >= SHARD_TOKENS:
             self._close(split, writer)
@@ -209,11 +210,14 @@ class _ItemEncoder:
 
     def _new_writer(self, split: str) -> ShardWriter:
         part = len(self.records[split])
-        return ShardWriter(Path(self.job.output), f"{split}-{self.item.number:05d}" + (f"-{part}" if part else ""))
+        return ShardWriter(
+            Path(self.job.output), f"{split}-{self.item.number:05d}" + (f"-{part}" if part else "")
+        )
 
 
 def held_out_rule(fraction: float, seed: int) -> Callable[[bytes], bool]:
-    """Whether a document is held out: by a hash of its text and the seed, so that copies of it stay together."""
+    """Whether a document is held out: by a hash of its text and the seed, so that copies of it stay
+    together."""
     key, limit = f"{seed}\n".encode(), int(fraction * 2**64)
 
     def is_held_out(document: bytes) -> bool:

@@ -1,8 +1,8 @@
 """Turns text into an encoded corpus, with all cores: `python data/encode_corpus.py --sources text/*.txt ...`.
 
-The work is cut into items that depend on the sources alone; a worker encodes each into shards of its own and leaves a
-marker when they are whole. So the shards are the same for any number of processes, and a build that was interrupted, even
-by kill -9, continues with the items that have no marker. docs/data.md has recipes.
+The work is cut into items that depend on the sources alone; a worker encodes each into shards of its own and
+leaves a marker when they are whole. So the shards are the same for any number of processes, and a build that
+was interrupted, even by kill -9, continues with the items that have no marker. docs/data.md has recipes.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # As a script this file's folder is on the path, not the repository, which holds `albert_jax` and `data`.
+# ruff: noqa: E402
 sys.path[:0] = [] if __package__ else [str(Path(__file__).resolve().parents[1])]
 
 from albert_jax.errors import UserError, exit_cleanly
@@ -39,7 +40,8 @@ class Arguments:
     """Encodes text into a corpus folder. The same command again continues an interrupted build."""
 
     sources: tuple[str, ...]
-    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See docs/data.md."""
+    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See
+    docs/data.md."""
     tokenizer: Path
     """The SentencePiece model that data/train_vocab.py wrote."""
     output: Path
@@ -71,15 +73,23 @@ class Build:
     def job(self) -> ItemJob:
         settings = self.settings
         return ItemJob(
-            str(self.output), self.tokenizer, settings["language"], settings["held_out_fraction"], settings["seed"]
+            str(self.output),
+            self.tokenizer,
+            settings["language"],
+            settings["held_out_fraction"],
+            settings["seed"],
         )
 
     def finish(self, markers: dict[int, Marker]) -> None:
         """Declares the corpus complete, from the markers of all items."""
         ordered = [markers[item.number] for item in self.items]
-        shards = {split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS}
+        shards = {
+            split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS
+        }
         if not any(shards.values()):
-            raise UserError(f"{self.output}: the sources hold no document of two tokens or more; nothing to encode")
+            raise UserError(
+                f"{self.output}: the sources hold no document of two tokens or more; nothing to encode"
+            )
         write_manifest(
             self.output,
             shards=shards,
@@ -112,13 +122,20 @@ def encode_corpus(
 ) -> Path:
     """Builds the corpus and returns its folder; returns at once where the same corpus is finished already.
 
-    Arguments are those of `Arguments`. Raises UserError, and leaves no manifest, for anything wrong with them, with
-    the text or with the disk; what is encoded by then is kept for the next try.
+    Arguments are those of `Arguments`. Raises UserError, and leaves no manifest, for anything wrong with
+    them, with the text or with the disk; what is encoded by then is kept for the next try.
     """
     if processes is not None and processes < 1:
         raise UserError(f"processes is {processes}, expected at least 1")
     with start_build(
-        sources, tokenizer, Path(output), do_lower_case, held_out_fraction, held_out_sources, language, seed
+        sources,
+        tokenizer,
+        Path(output),
+        do_lower_case=do_lower_case,
+        held_out_fraction=held_out_fraction,
+        held_out_sources=held_out_sources,
+        language=language,
+        seed=seed,
     ) as build:
         if build:
             _encode(build, processes or len(os.sched_getaffinity(0)))
@@ -130,13 +147,15 @@ def start_build(
     sources: Sequence[str],
     tokenizer: Path,
     output: Path,
+    *,
     do_lower_case: bool,
     held_out_fraction: float,
     held_out_sources: Sequence[str],
     language: str,
     seed: int,
 ) -> Iterator[Build | None]:
-    """Checks everything, claims the folder and cuts the work into items; yields None where the corpus is finished."""
+    """Checks everything, claims the folder and cuts the work into items; yields None where the corpus is
+    finished."""
     if not 0 <= held_out_fraction < 1:
         raise UserError(f"held_out_fraction is {held_out_fraction}, expected at least 0 and below 1")
     if not sources:
@@ -198,7 +217,9 @@ def _encode(build: Build, processes: int) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {n: version(n) for n in ("numpy", "sentencepiece", "sentencex")}
+    return {"python": platform.python_version()} | {
+        n: version(n) for n in ("numpy", "sentencepiece", "sentencex")
+    }
 
 
 def stop_like_interrupt(signal_number: int, frame: Any) -> None:

@@ -1,7 +1,9 @@
-"""The corpus builder as an Apache Beam pipeline, for text beyond one machine: `python data/encode_corpus_beam.py ...`.
+"""The corpus builder as an Apache Beam pipeline, for text beyond one machine: `python
+data/encode_corpus_beam.py ...`.
 
-Same options, items, item function and shards as `data/encode_corpus.py`; only who runs the items differs. `--output` must be
-a file system that all workers share. Whatever follows `--` goes to Beam: `-- --runner=FlinkRunner --flink_master=...`.
+Same options, items, item function and shards as `data/encode_corpus.py`; only who runs the items differs.
+`--output` must be a file system that all workers share. Whatever follows `--` goes to Beam: `--
+--runner=FlinkRunner --flink_master=...`.
 """
 
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # As a script this file's folder is on the path, not the repository, which holds `albert_jax` and `data`.
+# ruff: noqa: E402
 sys.path[:0] = [] if __package__ else [str(Path(__file__).resolve().parents[1])]
 
 try:
@@ -30,7 +33,8 @@ class Arguments:
     """Encodes text into a corpus folder with Apache Beam. Options behind `--` are Beam's."""
 
     sources: tuple[str, ...]
-    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See docs/data.md."""
+    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See
+    docs/data.md."""
     tokenizer: Path
     """The SentencePiece model that data/train_vocab.py wrote."""
     output: Path
@@ -48,14 +52,17 @@ class Arguments:
 
 
 def encode_corpus_with_beam(arguments: Arguments, beam_options: Sequence[str] = ()) -> Path:
-    """Builds the corpus; a build that either script left unfinished is continued. Raises UserError as there."""
+    """Builds the corpus; a build that either script left unfinished is continued. Raises UserError as
+    there."""
     if beam is None:
         raise UserError("Apache Beam is not installed; pip install 'albert-jax[beam]'")
     with start_build(**{**asdict(arguments), "output": Path(arguments.output)}) as build:
         if build:
             done = read_markers(build.output, len(build.items))
             todo = [item for item in build.items if item.number not in done]
-            options = beam.options.pipeline_options.PipelineOptions(list(beam_options), save_main_session=False)
+            options = beam.options.pipeline_options.PipelineOptions(
+                list(beam_options), save_main_session=False
+            )
             with beam.Pipeline(options=options) as pipeline:
                 items = pipeline | "items" >> beam.Create(todo) | "spread" >> beam.Reshuffle()
                 _ = items | "encode" >> beam.ParDo(_encode_with(build.job))

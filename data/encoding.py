@@ -1,7 +1,8 @@
 """Documents to ids: the one function that every builder runs, in worker processes or as a Beam step.
 
-It cleans the lines, finds the sentences, encodes stretches of a document with one SentencePiece call, and finds the
-sentences again among the ids. All of it works on batches, because per-sentence calls would cost more than the encoding.
+It cleans the lines, finds the sentences, encodes stretches of a document with one SentencePiece call, and
+finds the sentences again among the ids. All of it works on batches, because per-sentence calls would cost
+more than the encoding.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ MIN_DOCUMENT_TOKENS = 2  # one for each side of a pair
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """tokens uint16; tokens per sentence and sentences per document, int64; documents left out as too short."""
+    """tokens uint16; tokens per sentence and sentences per document, int64; documents left out as too
+    short."""
 
     tokens: np.ndarray
     sentence_lengths: np.ndarray
@@ -40,20 +42,27 @@ class _Layout:
     line_ranges: list[tuple[int, int]] = field(default_factory=list)
 
 
-def encode_documents(documents: Sequence[bytes], tokenizer: AlbertTokenizer, language: str) -> EncodedDocuments:
+def encode_documents(
+    documents: Sequence[bytes], tokenizer: AlbertTokenizer, language: str
+) -> EncodedDocuments:
     """Encodes documents: UTF-8, lines separated by newlines, each a paragraph or a sentence.
 
-    The ids are those of `tokenizer.encode` on the same stretch of text; sentences divide them. Sentences without ids
-    disappear, documents of fewer than two are counted in `left_out`. How documents are batched changes nothing.
+    The ids are those of `tokenizer.encode` on the same stretch of text; sentences divide them. Sentences
+    without ids disappear, documents of fewer than two are counted in `left_out`. How documents are batched
+    changes nothing.
     """
     lines = prepare_lines(documents, tokenizer.do_lower_case, tokenizer.unchanged_characters)
     layout = _lay_out(documents, lines)
     if not layout.texts:
-        return EncodedDocuments(np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.int64), len(documents))
+        return EncodedDocuments(
+            np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.int64), len(documents)
+        )
     unchanged = np.array([lines.unchanged[first:end].all() for first, end in layout.line_ranges])
     tokens, lengths = tokenizer.encode_normalized(layout.texts, unchanged)
     found = find_sentences(lines, language)
-    tokens, sentences, counts = _cut_at_sentences(layout, lines, found, tokens, lengths, tokenizer)
+    tokens, sentences, counts = _cut_at_sentences(
+        layout, lines, found, tokens=tokens, lengths=lengths, tokenizer=tokenizer
+    )
     owners = np.repeat(np.array(layout.documents), counts)
     return _leave_out_short(tokens, sentences, owners, len(documents))
 
@@ -79,15 +88,18 @@ def _cut_at_sentences(
     layout: _Layout,
     lines: PreparedLines,
     found: Sentences,
+    *,
     tokens: np.ndarray,
     lengths: np.ndarray,
     tokenizer: AlbertTokenizer,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts the ids of each stretch at its sentences: returns tokens, tokens per sentence, sentences per stretch.
+    """Cuts the ids of each stretch at its sentences: returns tokens, tokens per sentence, sentences per
+    stretch.
 
-    Pieces never cross a space and each word's first piece begins with "▁", so the n-th word of a stretch begins at its
-    n-th such piece. Where SentencePiece's own normaliser sees other spaces than we do the numbers differ; there, and
-    where sentences follow each other without a space, the sentences are encoded one by one.
+    Pieces never cross a space and each word's first piece begins with "▁", so the n-th word of a stretch
+    begins at its n-th such piece. Where SentencePiece's own normaliser sees other spaces than we do the
+    numbers differ; there, and where sentences follow each other without a space, the sentences are encoded
+    one by one.
     """
     first_lines, end_lines = np.array(layout.line_ranges).T
     # Lines between stretches are empty, so the sentences of the stretches follow each other.
@@ -111,7 +123,9 @@ def _cut_at_sentences(
             starts = word_starts[pieces_before[i] + words] - (text_end - lengths[i])
             length_parts.append(np.diff(starts, append=len(part)))
         else:
-            part, sentence_lengths = tokenizer.encode_normalized(separate_sentences(lines, found, *layout.line_ranges[i]))
+            part, sentence_lengths = tokenizer.encode_normalized(
+                separate_sentences(lines, found, *layout.line_ranges[i])
+            )
             length_parts.append(sentence_lengths)
         token_parts.append(part)
     return np.concatenate(token_parts), np.concatenate(length_parts), counts
@@ -120,7 +134,8 @@ def _cut_at_sentences(
 def _leave_out_short(
     tokens: np.ndarray, sentences: np.ndarray, owners: np.ndarray, documents: int
 ) -> EncodedDocuments:
-    """Drops sentences without ids and documents that cannot form a pair; `owners` is the document of each sentence."""
+    """Drops sentences without ids and documents that cannot form a pair; `owners` is the document of each
+    sentence."""
     document_tokens = np.bincount(owners, sentences, documents)
     kept = document_tokens >= MIN_DOCUMENT_TOKENS
     if not kept.all():

@@ -1,8 +1,9 @@
-"""The work on single characters, compiled: ALBERT's normalisation, and hiding quotation marks from the splitter.
+"""The work on single characters, compiled: ALBERT's normalisation, and hiding quotation marks from the
+splitter.
 
-In one pass over UTF-8 that costs 3 ns a byte where Python's string methods, each fast, together cost 20; the encoder
-has that to spare beside SentencePiece and no more. `albert_jax.tokenizer.clean` stays the definition: lines with
-characters that it may change go through it, and tests compare the two on every character.
+In one pass over UTF-8 that costs 3 ns a byte where Python's string methods, each fast, together cost 20; the
+encoder has that to spare beside SentencePiece and no more. `albert_jax.tokenizer.clean` stays the definition:
+lines with characters that it may change go through it, and tests compare the two on every character.
 """
 
 import unicodedata
@@ -15,11 +16,16 @@ import numpy as np
 
 from albert_jax.tokenizer import clean, is_altered_by_cleaning
 
-# What stands for a hidden mark, one character each so that positions stay: sentencex takes the tab for white space
-# after the full stop, while a space remains what separates words.
+# What stands for a hidden mark, one character each so that positions stay: sentencex takes the tab for white
+# space after the full stop, while a space remains what separates words.
 _SHOWN_OPENING, _SHOWN_CLOSING = ord("_"), ord("\t")
 _ORDINARY, _SPACE, _DROPPED, _MOVED, _OPENING_MARK, _CLOSING_MARK, _STRAIGHT_MARK, _APOSTROPHE = range(8)
-_MARKS = (("\u201c\u2018", _OPENING_MARK), ("\u201d", _CLOSING_MARK), ('"', _STRAIGHT_MARK), ("'\u2019", _APOSTROPHE))
+_MARKS = (
+    ("\u201c\u2018", _OPENING_MARK),
+    ("\u201d", _CLOSING_MARK),
+    ('"', _STRAIGHT_MARK),
+    ("'\u2019", _APOSTROPHE),
+)
 _NEWLINE, _BLANK = ord("\n"), ord(" ")
 
 
@@ -27,10 +33,12 @@ _NEWLINE, _BLANK = ord("\n"), ord(" ")
 class PreparedLines:
     """The lines of some documents.
 
-    text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is in it.
-    hidden: the lines in their own case with quotation marks hidden, as `data.sentences` wants them, character for
-    character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`. single: bool [lines],
-    ASCII with . ! ? at the end alone, so surely one sentence. moved: bool [lines], those that do not stand in `text` between their neighbours.
+    text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is in
+    it.
+    hidden: the lines in their own case with quotation marks hidden, as `data.sentences` wants them, character
+    for character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines],
+    see `AlbertTokenizer.encode_normalized`. single: bool [lines], ASCII with . ! ? at the end alone, so
+    surely one sentence. moved: bool [lines], those that do not stand in `text` between their neighbours.
     """
 
     text: bytes
@@ -81,7 +89,8 @@ def prepare_lines(documents: Sequence[bytes], do_lower_case: bool, unchanged: np
 
 
 def _lower_rare(line: str) -> str:
-    """Lower-cases what the table cannot: the sigma, which depends on its place, and the planes above the basic one."""
+    """Lower-cases what the table cannot: the sigma, which depends on its place, and the planes above the
+    basic one."""
     lowered = line.lower()
     if len(lowered) != len(line):
         raise AssertionError(f"a character of {line!r} becomes several in lower case")
@@ -90,7 +99,8 @@ def _lower_rare(line: str) -> str:
 
 @cache
 def _tables(do_lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each character of the basic plane: what to do with it (uint8), what it becomes, and that in lower case."""
+    """For each character of the basic plane: what to do with it (uint8), what it becomes, and that in lower
+    case."""
     kinds = np.full(0x10000, _ORDINARY, np.uint8)
     cleaned = np.arange(0x10000, dtype=np.uint32)
     for code in range(0x80, 0x10000):
@@ -161,8 +171,11 @@ def _put(buffer: np.ndarray, size: int, code: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, single, moved):
-    """Fills the seven arrays at the end; returns the sizes of text and hidden. One line is one turn of the outer loop."""
+def _run(  # noqa: PLR0917 compiled functions take no keywords cheaply
+    raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, single, moved
+):
+    """Fills the seven arrays at the end; returns the sizes of text and hidden. One line is one turn of the
+    outer loop."""
     text_size = hidden_size = i = 0
     total = len(raw)
     for line in range(len(starts)):
@@ -219,7 +232,7 @@ def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, e
             if kind >= _OPENING_MARK:
                 last = hidden[hidden_size - 1] if text_size > start else _BLANK
                 # Behind a space, a bracket, a dash (of which this is the last byte) or another opening mark.
-                may_open = last == _BLANK or last == 0x28 or last == 0x5B or last == 0x94 or last == _SHOWN_OPENING
+                may_open = last in (_BLANK, 0x28, 0x5B, 0x94, _SHOWN_OPENING)
                 if kind == _OPENING_MARK or (kind != _CLOSING_MARK and may_open):
                     shown = _SHOWN_OPENING
                 elif kind != _APOSTROPHE or i == total or raw[i] <= _BLANK:
@@ -238,7 +251,7 @@ def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, e
         single[line] = True
         for j in range(max(first, 0), last + 1):
             byte = hidden[j]
-            if byte >= 0x80 or byte == 0x2E or byte == 0x21 or byte == 0x3F:
+            if byte >= 0x80 or byte in (0x2E, 0x21, 0x3F):
                 single[line] = False
                 break
         if line + 1 < len(starts):

@@ -23,8 +23,15 @@ class BuildProgress:
         self._start = self._last_line = time.monotonic()
         self._bytes_before = self._items_before = 0
         console = Console(file=sys.stderr)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self._bar = (
+            Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
+        )
 
     def __enter__(self) -> "BuildProgress":
         if self._bar:

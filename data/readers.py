@@ -1,7 +1,7 @@
 """Reads one piece of a source as documents, streaming: a worker never holds more than one document.
 
-A document is UTF-8 with a newline between its lines. Whatever is wrong with the bytes is a UserError naming the file and
-the line. The libraries of Hugging Face and TFDS are imported only where they are used.
+A document is UTF-8 with a newline between its lines. Whatever is wrong with the bytes is a UserError naming
+the file and the line. The libraries of Hugging Face and TFDS are imported only where they are used.
 """
 
 import gzip
@@ -15,7 +15,8 @@ from typing import IO, Any
 from albert_jax.errors import UserError
 from data.sources import Piece, Source, is_compressed, is_json
 
-# A document of more than this many bytes (three times War and Peace) is cut at a line, a line at a space: it bounds the memory.
+# A document of more than this many bytes (three times War and Peace) is cut at a line, a line at a space: it
+# bounds the memory.
 MAX_DOCUMENT_BYTES = 8 << 20
 _BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 
@@ -23,8 +24,8 @@ _BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 class PieceReader:
     """Iterates over the documents of a piece.
 
-    Attributes, valid during iteration: `consumed`, bytes of the source read so far (0 if the size is unknown);
-    `documents_cut`, how often a document was cut because it exceeded `MAX_DOCUMENT_BYTES`.
+    Attributes, valid during iteration: `consumed`, bytes of the source read so far (0 if the size is
+    unknown); `documents_cut`, how often a document was cut because it exceeded `MAX_DOCUMENT_BYTES`.
     """
 
     def __init__(self, piece: Piece):
@@ -74,7 +75,8 @@ class PieceReader:
     # Files.
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Offset and bytes of each line that begins at `piece.start` or later; a line too long comes in parts."""
+        """Offset and bytes of each line that begins at `piece.start` or later; a line too long comes in
+        parts."""
         path, start = self.piece.path, self.piece.start
         try:
             with open(path, "rb") as self._file:
@@ -93,7 +95,9 @@ class PieceReader:
                     start += len(stream.read(3))
                 yield from self._read_lines(stream, start)
         except _BROKEN as error:
-            raise UserError(f"{path}: corrupt or cut short after line {self._line:,} ({error}); fetch it again") from None
+            raise UserError(
+                f"{path}: corrupt or cut short after line {self._line:,} ({error}); fetch it again"
+            ) from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -120,7 +124,8 @@ class PieceReader:
             yield offset, line
 
     def _paragraph_documents(self) -> Iterator[bytes]:
-        """What stands between blank lines. A document belongs to the piece that holds the blank line before it."""
+        """What stands between blank lines. A document belongs to the piece that holds the blank line before
+        it."""
         piece = self.piece
         stop = None if is_compressed(piece.path) else piece.stop
         inside = piece.start == 0
@@ -154,11 +159,14 @@ class PieceReader:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{self._where(self._line)}: not JSON ({error}); expected one object per line") from None
+                raise UserError(
+                    f"{self._where(self._line)}: not JSON ({error}); expected one object per line"
+                ) from None
             if not isinstance(row, dict) or not isinstance(row.get(name), str):
                 found = f"fields {', '.join(map(str, row))}" if isinstance(row, dict) else type(row).__name__
                 raise UserError(
-                    f"{self._where(self._line)}: no text in field {name!r}, found {found[:200]}; name the field with #text=FIELD"
+                    f"{self._where(self._line)}: no text in field {name!r}, found {found[:200]}; "
+                    "name the field with #text=FIELD"
                 )
             yield self._encoded(row[name])
 
@@ -178,7 +186,9 @@ class PieceReader:
             return text.encode()
         except UnicodeEncodeError as error:
             where = self._where(self._line) if self.piece.path else self._row()
-            raise UserError(f"{where}: a lone surrogate, {text[error.start]!a}, is no text; repair it") from None
+            raise UserError(
+                f"{where}: a lone surrogate, {text[error.start]!a}, is no text; repair it"
+            ) from None
 
     def _row(self) -> str:
         return f"source {self.piece.source.spec!r}, row {self._rows:,} from {self.piece.start:,}"
@@ -200,12 +210,15 @@ class PieceReader:
             self._rows += 1
             if source.text not in row:
                 raise UserError(
-                    f"source {source.spec!r}: no column {source.text!r}, there are {', '.join(map(str, row))}; "
+                    f"source {source.spec!r}: no column {source.text!r}, "
+                    f"there are {', '.join(map(str, row))}; "
                     "name it with #text=COLUMN"
                 )
             text = row[source.text]
             if not isinstance(text, str | bytes):
-                raise UserError(f"{self._row()}: column {source.text!r} holds {type(text).__name__}, not text")
+                raise UserError(
+                    f"{self._row()}: column {source.text!r} holds {type(text).__name__}, not text"
+                )
             try:
                 yield text.decode().encode() if isinstance(text, bytes) else self._encoded(text)
             except UnicodeDecodeError:
@@ -268,7 +281,9 @@ def _open_disk(source: Source) -> Any:
         raise UserError(f"source {source.spec!r}: cannot be opened: {_first_line(error)}") from None
     if isinstance(dataset, DatasetDict):
         if source.split not in dataset:
-            raise UserError(f"source {source.spec!r}: no split {source.split!r}, there are {', '.join(dataset)}")
+            raise UserError(
+                f"source {source.spec!r}: no split {source.split!r}, there are {', '.join(dataset)}"
+            )
         dataset = dataset[source.split]
     return dataset.select_columns([source.text]) if source.text in dataset.column_names else dataset
 

@@ -1,8 +1,9 @@
 """Where sentences end: sentencex, told to look inside quotations.
 
-sentencex (Wikimedia) is the only well-kept splitter fast enough to vanish beside SentencePiece, but it takes a quotation
-for one unit however many sentences it holds. Hiding the quotation marks from it, and joining what begins in lower case
-to what came before, removes nine in ten of its errors on dialogue; docs/data.md has the measurements.
+sentencex (Wikimedia) is the only well-kept splitter fast enough to vanish beside SentencePiece, but it takes
+a quotation for one unit however many sentences it holds. Hiding the quotation marks from it, and joining what
+begins in lower case to what came before, removes nine in ten of its errors on dialogue; docs/data.md has the
+measurements.
 """
 
 import re
@@ -19,12 +20,14 @@ from data.preparation import PreparedLines
 
 SPLITTER = {"name": "sentencex", "version": version("sentencex"), "rules": 1}
 
-# A piece that begins so continues the sentence before it: `"Why?" he asked`, `(See below.)`, `30.—Went ashore`.
+# A piece that begins so continues the sentence before it: `"Why?" he asked`, `(See below.)`, `30.—Went
+# ashore`.
 _CONTINUES = frozenset(")]}\u2014\u2013-.,;:!?\u2026*\t ")
 
 
 def check_language(language: str) -> None:
-    """Raises UserError for what cannot be a language code: sentencex would silently fall back on English rules."""
+    """Raises UserError for what cannot be a language code: sentencex would silently fall back on English
+    rules."""
     if re.fullmatch("[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", language) is None:
         raise UserError(f"language is {language!r}, expected an ISO 639 code such as en, de or pt-br")
 
@@ -33,8 +36,9 @@ def check_language(language: str) -> None:
 class Sentences:
     """The sentences of `PreparedLines`, none of which spans lines.
 
-    words, characters: int64 [sentences], the spaces behind a sentence counted with it. per_line: int64 [lines], how many
-    sentences. divided: bool [lines], whether one ends without a space behind it, as in Chinese.
+    words, characters: int64 [sentences], the spaces behind a sentence counted with it. per_line: int64
+    [lines], how many sentences. divided: bool [lines], whether one ends without a space behind it, as in
+    Chinese.
     """
 
     words: np.ndarray
@@ -83,14 +87,18 @@ def _continuing() -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(raw, lengths, pieces, continuing, words, characters, per_line, divided):
-    """Joins the pieces to sentences and counts their words; fills the four arrays at the end, returns how many."""
+def _join(  # noqa: PLR0917
+    raw, lengths, pieces, continuing, words, characters, per_line, divided
+):
+    """Joins the pieces to sentences and counts their words; fills the four arrays at the end, returns how
+    many."""
     sentence, piece, i = -1, 0, 0
     for line in range(len(pieces)):
         size = 0
         for number in range(pieces[line]):
             size += lengths[piece + number]
-        # The newline stands where it does in ASCII: then a character is a byte, and counting needs no decoding.
+        # The newline stands where it does in ASCII: then a character is a byte, and counting needs no
+        # decoding.
         is_ascii = i + size == len(raw) or raw[i + size] == 10
         last = 0
         for number in range(pieces[line]):
@@ -99,7 +107,9 @@ def _join(raw, lengths, pieces, continuing, words, characters, per_line, divided
             if 0xC0 <= first < 0xE0:
                 first = (first & 0x1F) << 6 | np.int64(raw[i + 1]) & 0x3F
             elif 0xE0 <= first < 0xF0:
-                first = (first & 0x0F) << 12 | (np.int64(raw[i + 1]) & 0x3F) << 6 | np.int64(raw[i + 2]) & 0x3F
+                first = (
+                    (first & 0x0F) << 12 | (np.int64(raw[i + 1]) & 0x3F) << 6 | np.int64(raw[i + 2]) & 0x3F
+                )
             if not (number > 0 and (continuing[first] or (last != 32 and last < 0x80))):
                 sentence += 1
                 per_line[line] += 1

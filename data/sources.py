@@ -1,7 +1,8 @@
-"""Where text comes from: parses what the user wrote, lists the files or rows behind it, and cuts them into pieces.
+"""Where text comes from: parses what the user wrote, lists the files or rows behind it, and cuts them into
+pieces.
 
-A piece is what one worker reads from start to end: a file, a range of a large file, a range of rows. Pieces depend on the
-sources alone, never on how many workers there are; `data/readers.py` reads them.
+A piece is what one worker reads from start to end: a file, a range of a large file, a range of rows. Pieces
+depend on the sources alone, never on how many workers there are; `data/readers.py` reads them.
 """
 
 import glob
@@ -24,9 +25,10 @@ MAX_ITEM_BYTES, MIN_ITEM_BYTES, USUAL_ITEMS = 64 << 20, 2 << 20, 64
 class Source:
     """One source as the user wrote it, `KIND:NAME#option=value,...`, taken apart.
 
-    kind: "files", "hf" (Hugging Face hub or a folder it can load), "disk" (a `save_to_disk` folder) or "tfds".
+    kind: "files", "hf" (Hugging Face hub or a folder it loads), "disk" (a `save_to_disk` folder) or "tfds".
     text: the JSON field or the column that holds the text.
-    rows_per_document: 0: a row (or what stands between blank lines) is a document. N: so many rows or lines in a row are.
+    rows_per_document: 0: a row (or what stands between blank lines) is a document. N: so many rows or lines
+    in a row are.
     """
 
     spec: str
@@ -47,7 +49,8 @@ OPTIONS = {"text": str, "split": str, "revision": str, "data_dir": str, "rows_pe
 class Piece:
     """What one worker reads from start to end.
 
-    path: the file, for files. start, stop: bytes of a file, rows of a dataset, or which shard of how many of a stream.
+    path: the file, for files. start, stop: bytes of a file, rows of a dataset, or which shard of how many of
+    a stream.
     size: bytes at the source, for progress; 0 if unknown. text_bytes: about how much text that is.
     """
 
@@ -61,7 +64,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Item:
-    """Pieces that one worker encodes into shards of their own. `split` is None where each document's hash decides."""
+    """Pieces that one worker encodes into shards of their own.
+
+    Where `split` is None the hash of each document decides.
+    """
 
     number: int
     split: str | None
@@ -118,7 +124,11 @@ def list_files(source: Source) -> list[tuple[str, int]]:
     except OSError as error:
         raise UserError(f"source {source.spec!r}: {error.filename}: {error.strerror}") from None
     if not files:
-        what = "the folder holds no files" if path.is_dir() else "no such file, and no file matches it as a pattern"
+        what = (
+            "the folder holds no files"
+            if path.is_dir()
+            else "no such file, and no file matches it as a pattern"
+        )
         raise UserError(f"source {source.spec!r}: {what}")
     if not any(size for _, size in files):
         raise UserError(f"source {source.spec!r}: empty, its {len(files):,} file(s) hold 0 bytes")
@@ -141,7 +151,8 @@ def _suffix(path: str) -> str:
 def plan_items(sources: Sequence[Source], held_out_sources: Sequence[Source]) -> list[Item]:
     """Cuts everything into items. Raises UserError for a source that is missing or empty.
 
-    Items are about a 64th of all text, between 2 and 64 MB, whatever the number of workers; small files share one.
+    Items are about a 64th of all text, between 2 and 64 MB, whatever the number of workers; small files share
+    one.
     """
     train = [piece for source in sources for piece in whole_pieces(source)]
     held_out = [piece for source in held_out_sources for piece in whole_pieces(source)]

@@ -1,7 +1,9 @@
-"""Trains ALBERT's SentencePiece vocabulary: `python data/train_vocab.py --sources text/*.txt --output spiece.model`.
+"""Trains ALBERT's SentencePiece vocabulary: `python data/train_vocab.py --sources text/*.txt --output
+spiece.model`.
 
-Google's options, on text that went through ALBERT's own normalisation and was cut into sentences, which is what the
-released vocabulary was trained on as far as its contents tell. The same text and options give the same file.
+Google's options, on text that went through ALBERT's own normalisation and was cut into sentences, which is
+what the released vocabulary was trained on as far as its contents tell. The same text and options give the
+same file.
 """
 
 import io
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # As a script this file's folder is on the path, not the repository, which holds `albert_jax` and `data`.
+# ruff: noqa: E402
 sys.path[:0] = [] if __package__ else [str(Path(__file__).resolve().parents[1])]
 
 import numpy as np
@@ -22,9 +25,9 @@ import sentencepiece
 
 from albert_jax.errors import UserError, exit_cleanly
 from albert_jax.tokenizer import CLS, MASK, MAX_VOCAB_SIZE, PAD, SEP, UNK, AlbertTokenizer
+from data.preparation import prepare_lines
 from data.progress import BuildProgress
 from data.readers import PieceReader
-from data.preparation import prepare_lines
 from data.sentences import check_language, find_sentences, separate_sentences
 from data.sources import Piece, parse_source, whole_pieces
 
@@ -32,7 +35,8 @@ from data.sources import Piece, parse_source, whole_pieces
 USER_DEFINED_SYMBOLS = ["(", ")", '"', "-", ".", "\u2013", "£", "€"]
 # SentencePiece skips longer sentences without a word; ours are cut at a space instead. Bytes.
 MAX_SENTENCE_BYTES = 4192
-# SentencePiece's default, which the released model records. Fixed, because sums over threads depend on their number.
+# SentencePiece's default, which the released model records. Fixed, because sums over threads depend on their
+# number.
 THREADS = 16
 
 
@@ -41,7 +45,8 @@ class Arguments:
     """Trains a vocabulary with Google's options for ALBERT and writes it as a SentencePiece model file."""
 
     sources: tuple[str, ...]
-    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See docs/data.md."""
+    """Files, patterns or folders, hf:NAME:CONFIG, tfds:NAME; each with #option=value behind. See
+    docs/data.md."""
     output: Path
     """The model file to write."""
     vocab_size: int = 30_000
@@ -68,12 +73,14 @@ def train_vocab(
 ) -> Path:
     """Trains and writes the model file `output`, and returns its path.
 
-    Arguments are those of `Arguments`. Raises UserError where the file exists, the sources cannot be read, or the text
-    is too small for the vocabulary; then nothing is written.
+    Arguments are those of `Arguments`. Raises UserError where the file exists, the sources cannot be read, or
+    the text is too small for the vocabulary; then nothing is written.
     """
     output = Path(output)
     if not 0 < vocab_size <= MAX_VOCAB_SIZE:
-        raise UserError(f"vocab_size is {vocab_size:,}, expected 1 to {MAX_VOCAB_SIZE:,}: corpora hold ids in 16 bits")
+        raise UserError(
+            f"vocab_size is {vocab_size:,}, expected 1 to {MAX_VOCAB_SIZE:,}: corpora hold ids in 16 bits"
+        )
     if input_sentences < 1:
         raise UserError(f"input_sentences is {input_sentences}, expected at least 1")
     if not sources:
@@ -117,7 +124,8 @@ def _sentences(pieces: Sequence[Piece], do_lower_case: bool, language: str) -> I
 def _draw_sample(sentences: Iterator[str], size: int, seed: int) -> list[str]:
     """A uniform sample without replacement, all sentences in order if there are no more than `size`.
 
-    Ours rather than SentencePiece's, whose generator gives another sample, and so another vocabulary, on every run.
+    Ours rather than SentencePiece's, whose generator gives another sample, and so another vocabulary, on
+    every run.
     """
     sample = list(itertools.islice(sentences, size))
     generator = random.Random(seed)
@@ -170,12 +178,13 @@ def _explain(failure: RuntimeError, vocab_size: int) -> Exception:
     message = str(failure)
     if match := re.search(r"Vocabulary size too high.*?<= (\d+)", message, re.DOTALL):
         return UserError(
-            f"vocab_size is {vocab_size:,}, too large for this text: the largest possible is {int(match[1]):,}; "
-            "lower it or give more text"
+            f"vocab_size is {vocab_size:,}, too large for this text: "
+            f"the largest possible is {int(match[1]):,}; lower it or give more text"
         )
     if match := re.search(r"smaller than required_chars\D*(\d+) vs (\d+)", message):
         return UserError(
-            f"vocab_size is {vocab_size:,}, too small: the characters of this text alone need {int(match[2]):,}"
+            f"vocab_size is {vocab_size:,}, too small: "
+            f"the characters of this text alone need {int(match[2]):,}"
         )
     return UserError(f"SentencePiece cannot train on this text: {message[:500]}")
 

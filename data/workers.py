@@ -1,7 +1,7 @@
 """Runs jobs in processes of their own, reports their progress, and stops all of them at the first failure.
 
-Not `concurrent.futures`: that waits for running jobs before it stops, and cannot say how far a job is. A worker that
-loses its parent, even by kill -9, notices at its next report and ends.
+Not `concurrent.futures`: that waits for running jobs before it stops, and cannot say how far a job is. A
+worker that loses its parent, even by kill -9, notices at its next report and ends.
 """
 
 import multiprocessing
@@ -22,8 +22,9 @@ def run_jobs(
 ) -> Iterator[tuple[str, Any]]:
     """Yields ("progress", report) and ("done", result) as they come, in no fixed order.
 
-    Each process calls `setup(argument)` once and the function it returns for job after job. One process, or one job,
-    runs here without starting any. Raises the UserError of a job, or one that says that a worker died.
+    Each process calls `setup(argument)` once and the function it returns for job after job. One process, or
+    one job, runs here without starting any. Raises the UserError of a job, or one that says that a worker
+    died.
     """
     processes = min(processes, len(jobs))
     if processes <= 1:
@@ -72,7 +73,8 @@ def _receive(connection: Connection, worker: Any) -> tuple[str, Any]:
     except (EOFError, ConnectionResetError):
         worker.join()
         raise UserError(
-            f"a worker process ended without a word (exit code {worker.exitcode}; -9 is often a lack of memory); "
+            f"a worker process ended without a word (exit code {worker.exitcode}; "
+            "-9 is often a lack of memory); "
             "run the same command again to continue, with fewer --processes if memory is short"
         ) from None
     if kind == "user_error":

@@ -1,4 +1,5 @@
-"""The tokenizer against Google's rules, on the released vocabulary where it is at hand and on small ones made here."""
+"""The tokenizer against Google's rules, on the released vocabulary where it is at hand and on small ones made
+here."""
 
 import io
 import pickle
@@ -48,9 +49,29 @@ def pieces(tokenizer: AlbertTokenizer, text: str) -> list[str]:
 
 def test_released_vocabulary_has_googles_ids(released):
     first = [released.id_to_piece(i) for i in range(13)]
-    assert first == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "(", ")", '"', "-", ".", "\u2013", "£", "€"]
+    assert first == [
+        "<pad>",
+        "<unk>",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "(",
+        ")",
+        '"',
+        "-",
+        ".",
+        "\u2013",
+        "£",
+        "€",
+    ]
     assert released.vocab_size == 30_000
-    assert (released.pad_id, released.unk_id, released.cls_id, released.sep_id, released.mask_id) == (0, 1, 2, 3, 4)
+    assert (released.pad_id, released.unk_id, released.cls_id, released.sep_id, released.mask_id) == (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
     assert released.special_ids == (0, 1, 2, 3, 4)
 
 
@@ -96,8 +117,17 @@ def test_blank_text_has_no_ids(small):
 
 
 def test_a_batch_gives_the_same_ids_as_single_texts(released):
-    texts = ["In 1999, 1,000, and 12,345, people", "", "Café", "x", "2007, 2008, 2009,", "\u200b?\u3000日本 Ａ"]
-    assert [array.tolist() for array in released.encode_batch(texts)] == [released.encode(text) for text in texts]
+    texts = [
+        "In 1999, 1,000, and 12,345, people",
+        "",
+        "Café",
+        "x",
+        "2007, 2008, 2009,",
+        "\u200b?\u3000日本 \uff21",
+    ]
+    assert [array.tolist() for array in released.encode_batch(texts)] == [
+        released.encode(text) for text in texts
+    ]
 
 
 def test_unchanged_characters_encode_the_same_without_the_models_normaliser(released):
@@ -117,7 +147,7 @@ def test_decoding_gives_the_normalised_text(released):
 
 def google_word_start(piece: str) -> bool:
     """albert.md 2.5, for ASCII pieces, written down a second time."""
-    punctuation = "!\"#$%&()*+,-./:;?@[\\]^_`{|}~"
+    punctuation = '!"#$%&()*+,-./:;?@[\\]^_`{|}~'
     if piece.startswith(("▁", "<")) or piece in punctuation:
         return True
     return any(not (c.isalpha() or c in punctuation) for c in piece)

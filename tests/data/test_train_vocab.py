@@ -11,7 +11,21 @@ from data.train_vocab import train_vocab
 def test_ids_begin_as_in_the_released_vocabulary(vocabulary):
     tokenizer = AlbertTokenizer.from_file(vocabulary)
     first = [tokenizer.id_to_piece(i) for i in range(13)]
-    assert first == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "(", ")", '"', "-", ".", "\u2013", "£", "€"]
+    assert first == [
+        "<pad>",
+        "<unk>",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "(",
+        ")",
+        '"',
+        "-",
+        ".",
+        "\u2013",
+        "£",
+        "€",
+    ]
     assert tokenizer.vocab_size == 150
 
 
@@ -22,7 +36,9 @@ def test_the_same_text_gives_the_same_file(tmp_path, text_file, vocabulary):
 
 def test_the_seed_draws_the_sample(tmp_path, text_file):
     one, same, two = (
-        train_vocab([str(text_file)], tmp_path / name, vocab_size=60, input_sentences=200, seed=seed).read_bytes()
+        train_vocab(
+            [str(text_file)], tmp_path / name, vocab_size=60, input_sentences=200, seed=seed
+        ).read_bytes()
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert one == same != two
@@ -44,7 +60,8 @@ def test_a_sentence_too_long_for_sentencepiece_is_cut_not_skipped():
 
 
 def test_the_largest_possible_size_is_named(tmp_path, text_file):
-    with pytest.raises(UserError, match=r"vocab_size is 50,000, too large for this text: the largest possible is (\d+)"):
+    message = r"vocab_size is 50,000, too large for this text: the largest possible is (\d+)"
+    with pytest.raises(UserError, match=message):
         train_vocab([str(text_file)], tmp_path / "m.model", vocab_size=50_000)
     assert list(tmp_path.iterdir()) == []
 
