@@ -23,7 +23,14 @@ import tyro
 from jax.sharding import Mesh
 
 from albert_jax.checkpoint import Checkpoints
-from albert_jax.config import Phase, PretrainConfig, load_config, parse_command, save_json, scale_to_batch_size
+from albert_jax.config import (
+    Phase,
+    PretrainConfig,
+    load_config,
+    parse_command,
+    save_json,
+    scale_to_batch_size,
+)
 from albert_jax.errors import UserError, exit_cleanly
 from albert_jax.evaluate import Evaluator
 from albert_jax.flops import device_peak_flops, training_flops_per_sequence
@@ -47,7 +54,7 @@ from albert_jax.tasks.pretraining import (
 )
 from albert_jax.tokenizer import AlbertTokenizer
 from albert_jax.tracking import Clock, Tracker, duration
-from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
+from albert_jax.train import TrainState, compile_train_step, create_state, random_key, zero_sums
 from albert_jax.trees import tree_bytes, tree_size
 
 SAMPLE = Path(__file__).parent / "configs" / "pretrain" / "sample.py"
@@ -60,6 +67,9 @@ class Command:
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     dry_run: bool = False
     """Print parameters, FLOPs, memory per device, tokens and estimated time, and train nothing."""
+    scale_to_batch_size: int | None = None
+    """Change the recipe to this global batch by LAMB's rules: learning rate with its square root, warm-up's share of
+    the steps in proportion, and as many steps as it takes to see as many sequences."""
 
 
 def main() -> int | None:
@@ -68,15 +78,14 @@ def main() -> int | None:
     config = load_config(path)
     if not isinstance(config, PretrainConfig):
         raise UserError(f"{path}: get_config() returned a {type(config).__name__}, not a PretrainConfig")
-    if "--scale_to_batch_size" in arguments:
-        place = arguments.index("--scale_to_batch_size")
-        config = scale_to_batch_size(config, _integer_option(arguments[place : place + 2]))
-        del arguments[place : place + 2]
     command = parse_command(Command, config, arguments, f"pretrain.py {path}")
+    config = command.config
+    if command.scale_to_batch_size is not None:
+        config = scale_to_batch_size(config, command.scale_to_batch_size)
     if command.dry_run:
-        print(dry_run_report(command.config))
+        print(dry_run_report(config))
         return None
-    return pretrain(command.config)
+    return pretrain(config)
 
 
 def pretrain(config: PretrainConfig) -> int | None:
@@ -134,7 +143,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
     optimizer = make_optimizer(config.optimizer, config.phases.total_steps)
     shapes = batch_shapes(batches, first_phase)
     create, abstract, shardings = create_state(
-        lambda: initialize(config.model, jax.random.key(config.seed)),
+        lambda: initialize(config.model, random_key(config.seed)),
         optimizer,
         lambda params: zero_sums(objective, params, shapes),
         mesh,
@@ -173,7 +182,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         corpus=corpus,
         held_out=held_out,
         state=state,
-        fresh_sums=jax.jit(lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums),
+        fresh_sums=jax.jit(
+            lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums
+        ),
         train_step=train_step,
         params_shardings=shardings.params,
         checkpoints=checkpoints,
@@ -243,9 +254,7 @@ def train(run: Run) -> int | None:
 
 
 def evaluators_of(run: Run, phase: Phase) -> list[Evaluator]:
-    return held_out_evaluators(
-        run.config, run.tokenizer, run.held_out, phase, run.mesh, run.params_shardings
-    )
+    return held_out_evaluators(run.config, run.tokenizer, run.held_out, phase, run.mesh, run.params_shardings)
 
 
 def evaluate(run: Run, evaluators: list[Evaluator], step: int) -> None:
@@ -355,12 +364,6 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested, self.name = True, signal.Signals(number).name
-
-
-def _integer_option(words: list[str]) -> int:
-    if len(words) < 2 or not words[1].isdigit():
-        raise UserError(f"{' '.join(words)}: needs a whole number, as in --scale_to_batch_size 512")
-    return int(words[1])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Every setting of a model and of a run, as frozen dataclasses that check themselves.
 
 `AlbertConfig` has the fields of Hugging Face's `config.json`, so the two map one to one. `PretrainConfig` holds all that
-decides a pretraining run; `parse_config` reads one from a `configs/*.py` file and the command line.
+decides a pretraining run; `load_config` reads one from a `configs/*.py` file and `parse_command` overrides it from the
+command line.
 """
 
 import ast
@@ -9,12 +10,14 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import tyro
+from typeguard import TypeCheckError, check_type
 
 from albert_jax.errors import UserError
 
@@ -23,6 +26,24 @@ def require(condition: bool, name: str, value: Any, fix: str) -> None:
     """Raises `UserError` naming the field, its value and the fix, unless `condition` holds."""
     if not condition:
         raise UserError(f"{name} = {value!r}: {fix}")
+
+
+def check_fields(config: Any, prefix: str) -> None:
+    """Raises `UserError` for a field whose value is not of its type, such as a misspelt choice, or not finite.
+
+    The command line is checked by its parser; this is for configurations written in Python or read from JSON.
+    """
+    hints = get_type_hints(type(config))
+    for field_ in dataclasses.fields(config):
+        name, value = f"{prefix}{field_.name}", getattr(config, field_.name)
+        hint = hints[field_.name]
+        try:
+            check_type(value, hint)
+        except TypeCheckError as error:
+            expected = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
+            raise UserError(f"{name} = {value!r}: must be {expected}") from error
+        if isinstance(value, float):
+            require(math.isfinite(value), name, value, "must be finite")
 
 
 def _require_probability(name: str, value: float) -> None:
@@ -63,6 +84,7 @@ class AlbertConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        check_fields(self, "model.")
         sizes = (
             "vocab_size embedding_size hidden_size num_hidden_layers num_hidden_groups inner_group_num "
             "num_attention_heads intermediate_size max_position_embeddings type_vocab_size"
@@ -83,6 +105,14 @@ class AlbertConfig:
         )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"):
             _require_probability(f"model.{name}", getattr(self, name))
+        for name in ("initializer_range", "layer_norm_eps"):
+            require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be above 0")
+        require(
+            self.shared_across_groups == "nothing" or self.num_hidden_groups > 1,
+            "model.shared_across_groups",
+            self.shared_across_groups,
+            "one group shares everything already; set model.num_hidden_groups to model.num_hidden_layers",
+        )
 
     @property
     def head_size(self) -> int:
@@ -90,9 +120,11 @@ class AlbertConfig:
 
     @property
     def layer_groups(self) -> tuple[int, ...]:
-        """The group of each layer, by Google's formula (modeling.py: int(layer / layers * groups))."""
+        """The group of each layer: floor(layer / layers * groups), as in Google's modeling.py, but in whole numbers. In
+        its floating-point arithmetic a few combinations, such as 22 groups for 22 layers, leave a group without layers.
+        """
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
-        return tuple(int(layer / layers * groups) for layer in range(layers))
+        return tuple(layer * groups // layers for layer in range(layers))
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> "AlbertConfig":
@@ -116,7 +148,9 @@ ALBERT_SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def albert_config(size: Literal["base", "large", "xlarge", "xxlarge"], version: Literal[1, 2]) -> AlbertConfig:
+def albert_config(
+    size: Literal["base", "large", "xlarge", "xxlarge"], version: Literal[1, 2]
+) -> AlbertConfig:
     """One of the eight released networks. v1 has dropout 0.1, but for xxlarge; v2 has none (TF-Hub configurations)."""
     dropout = 0.1 if version == 1 and size != "xxlarge" else 0.0
     return AlbertConfig(
@@ -154,6 +188,7 @@ class DataConfig:
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
+        check_fields(self, "data.")
         for name in ("short_sequence_probability", "held_out_fraction"):
             _require_probability(f"data.{name}", getattr(self, name))
         require(
@@ -166,7 +201,9 @@ class DataConfig:
         cap = self.max_predictions_per_sequence
         require(cap is None or cap >= 1, "data.max_predictions_per_sequence", cap, "must be at least 1")
         require(self.threads >= 1, "data.threads", self.threads, "must be at least 1")
-        require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")
+        require(
+            self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -185,6 +222,7 @@ class PhasesConfig:
     """Parts that a batch is computed in, to fit into memory. The result does not depend on it."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "phases.")
         for name in ("steps", "sequence_length", "batch_size", "accumulation"):
             values = getattr(self, name)
             require(
@@ -201,7 +239,12 @@ class PhasesConfig:
                 phase.batch_size,
                 f"must be a multiple of phases.accumulation = {phase.accumulation}",
             )
-            require(phase.sequence_length >= 8, "phases.sequence_length", phase.sequence_length, "must be at least 8")
+            require(
+                phase.sequence_length >= 8,
+                "phases.sequence_length",
+                phase.sequence_length,
+                "must be at least 8",
+            )
 
     @property
     def phases(self) -> tuple["Phase", ...]:
@@ -252,10 +295,13 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimizer.")
         for name in ("peak_learning_rate", "epsilon", "max_gradient_norm"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "must be above 0")
         for name in ("weight_decay", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "must not be negative")
+            require(
+                getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "must not be negative"
+            )
         for name in ("beta_1", "beta_2"):
             _require_probability(f"optimizer.{name}", getattr(self, name))
 
@@ -272,9 +318,12 @@ class MeshConfig:
     """Parts of every matrix: heads and feed-forward width are split over them."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "mesh.")
         sizes = dataclasses.astuple(self)
         require(sizes.count(-1) <= 1, "mesh", sizes, "at most one axis may be -1")
-        require(all(size == -1 or size >= 1 for size in sizes), "mesh", sizes, "axes must be at least 1, or -1")
+        require(
+            all(size == -1 or size >= 1 for size in sizes), "mesh", sizes, "axes must be at least 1, or -1"
+        )
 
 
 @dataclass(frozen=True)
@@ -286,6 +335,9 @@ class ComputeConfig:
     remat: Literal["none", "matmuls", "full"] = "matmuls"
     """What the backward pass finds stored: everything; the results of matrix products, so that only cheap element-wise
     work is repeated; or the layer inputs alone, so that every layer is computed twice."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "compute.")
 
 
 @dataclass(frozen=True)
@@ -307,8 +359,8 @@ class PretrainConfig:
     """Steps between two evaluations on the held-out documents; one more follows the last step."""
     evaluate_sequences: int = 8192
     """Held-out sequences per evaluation, the same ones each time; fewer where the corpus has fewer."""
-    evaluate_objectives: tuple[Literal["sop", "nsp"], ...] = ("sop",)
-    """Sentence objectives measured on the held-out documents (the paper's table 5 reports both)."""
+    evaluate_objectives: tuple[Literal["sop", "nsp"], ...] = ()
+    """Sentence objectives to measure on the held-out documents beside the one that is trained (the paper's table 5)."""
     checkpoint_every: int = 5000
     keep_checkpoints: int = 3
     """Newest checkpoints kept, beside the best by held-out loss."""
@@ -316,6 +368,7 @@ class PretrainConfig:
     """Sentences with [MASK] that the trained model completes at the end."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "")
         names = "log_every evaluate_every evaluate_sequences checkpoint_every keep_checkpoints"
         for name in names.split():
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
@@ -339,7 +392,19 @@ class PretrainConfig:
             self.model.vocab_size,
             "a corpus stores tokens as 16-bit numbers: at most 65,536 pieces",
         )
-        require(self.model.type_vocab_size >= 2, "model.type_vocab_size", self.model.type_vocab_size, "pairs need 2")
+        require(
+            self.model.type_vocab_size >= 2,
+            "model.type_vocab_size",
+            self.model.type_vocab_size,
+            "pairs need 2",
+        )
+        cap = self.data.max_predictions_per_sequence
+        require(
+            cap is None or cap <= min(self.phases.sequence_length),
+            "data.max_predictions_per_sequence",
+            cap,
+            f"must be at most phases.sequence_length = {min(self.phases.sequence_length)}",
+        )
         for sentence in self.sample_sentences:
             require("[MASK]" in sentence, "sample_sentences", sentence, "must contain [MASK]")
 
@@ -413,7 +478,7 @@ def scale_to_batch_size(config: PretrainConfig, batch_size: int) -> PretrainConf
     warmup_share = min(1.0, optimizer.warmup_steps / config.phases.total_steps * ratio)
     return dataclasses.replace(
         config,
-        phases=dataclasses.replace(config.phases, batch_size=(batch_size,), steps=steps, accumulation=(1,)),
+        phases=dataclasses.replace(config.phases, batch_size=(batch_size,), steps=steps),
         optimizer=dataclasses.replace(
             optimizer,
             peak_learning_rate=optimizer.peak_learning_rate * ratio**0.5,

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 
 from albert_jax.config import AlbertConfig
 
-# Dense bf16 matrix products per second, from the vendors' data sheets. Matched against jax.Device.device_kind.
+# Dense bf16 matrix products per second (fp16 on a V100), from the vendors' data sheets. The first name that is part of
+# jax.Device.device_kind counts.
 PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "B200": 2250e12,
     "A100": 312e12,
     "V100": 125e12,
+    "L40S": 362e12,
     "L40": 181e12,
     "TPU v3": 61.5e12,  # per core, which is what JAX calls a device on v2 and v3
     "TPU v4": 275e12,

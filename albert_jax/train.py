@@ -23,7 +23,9 @@ Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=())
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=()
+)
 @dataclass(frozen=True)
 class TrainState:
     """All that a checkpoint holds. The position in the data is the step."""
@@ -89,7 +91,9 @@ def train_step(
         sums = objective.sums(params, part, part_keys)
         return objective.loss(sums, weights), sums
 
-    def accumulate(total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]) -> tuple[tuple[Any, Sums], None]:
+    def accumulate(
+        total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]
+    ) -> tuple[tuple[Any, Sums], None]:
         gradients, sums = jax.grad(loss, has_aux=True)(params, *part)
         return jax.tree.map(jnp.add, total, (gradients, sums)), None
 
@@ -115,10 +119,15 @@ def batch_parts(batch: Batch) -> int:
     return next(iter(batch.values())).shape[0]
 
 
+def random_key(seed: int) -> jax.Array:
+    """The key of a seed, always of the one generator whose numbers depend on neither batching nor sharding."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def _sequence_keys(seed: int, step: jax.Array, batch: Batch) -> jax.Array:
     """A key for every sequence [accumulation, sequences], by its place in the global batch."""
     parts, sequences = next(iter(batch.values())).shape[:2]
-    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    step_key = jax.random.fold_in(random_key(seed), step)
     places = jnp.arange(parts * sequences)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, places).reshape(parts, sequences)
 
@@ -156,7 +165,9 @@ def create_state(
     abstract = jax.eval_shape(create)
     shardings = named(mesh, state_specs(abstract, mesh, model))
     placed = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
     )
     return jax.jit(create, out_shardings=shardings), placed, shardings
 

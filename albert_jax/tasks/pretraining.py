@@ -51,7 +51,11 @@ def pretraining_objective(model: AlbertConfig, compute: ComputeConfig) -> Object
 
 
 def pretraining_sums(
-    model: AlbertConfig, compute: ComputeConfig, params: Any, batch: dict[str, jax.Array], keys: jax.Array | None
+    model: AlbertConfig,
+    compute: ComputeConfig,
+    params: Any,
+    batch: dict[str, jax.Array],
+    keys: jax.Array | None,
 ) -> dict[str, jax.Array]:
     """Losses, hits, weights and data statistics summed over a batch of arrays [B, ...]; dropout only with keys."""
     output = apply(
@@ -67,7 +71,9 @@ def pretraining_sums(
     )
     return (
         masked_lm_sums(output.mlm_logits, batch["masked_lm_labels"], batch["masked_lm_weights"])
-        | sentence_order_sums(output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"])
+        | sentence_order_sums(
+            output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"]
+        )
         | batch_statistics(*(batch[name] for name in STATISTICS))
     )
 
@@ -92,7 +98,9 @@ def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, Corpus, Corpus
     return tokenizer, train, held_out
 
 
-def training_batches(config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase) -> PretrainingBatches:
+def training_batches(
+    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase
+) -> PretrainingBatches:
     """The batches of one phase; step 0 is the phase's first. Phases draw from streams of their own."""
     return PretrainingBatches(
         corpus,
@@ -125,9 +133,15 @@ def device_fields(features: Features) -> dict[str, np.ndarray]:
 
 
 def held_out_evaluators(
-    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase, mesh: Mesh, params_shardings: Any
+    config: PretrainConfig,
+    tokenizer: AlbertTokenizer,
+    corpus: Corpus,
+    phase: Phase,
+    mesh: Mesh,
+    params_shardings: Any,
 ) -> list[Evaluator]:
-    """One evaluator for each of `config.evaluate_objectives`, at the phase's length; the first is called `held_out`."""
+    """Evaluators at the phase's length: `held_out` for the objective that is trained, and `held_out_nsp` and the like for
+    the others of `config.evaluate_objectives`."""
     evaluators = []
     sums = jax.jit(
         lambda params, batch: pretraining_sums(
@@ -136,7 +150,8 @@ def held_out_evaluators(
         in_shardings=(params_shardings, NamedSharding(mesh, P(None, ("data", "fsdp")))),
         out_shardings=NamedSharding(mesh, P()),
     )
-    for objective in config.evaluate_objectives:
+    trained = config.data.sentence_objective
+    for objective in dict.fromkeys((trained, *config.evaluate_objectives)):
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         # The same number of sequences at once as in training, so that what fits there fits here.
         batch_size = max(shards, phase.batch_size // phase.accumulation)
@@ -149,7 +164,7 @@ def held_out_evaluators(
             seed=EVALUATION_SEED,
             objective=objective,
         )
-        name = "held_out" if objective == config.evaluate_objectives[0] else f"held_out_{objective}"
+        name = "held_out" if objective == trained else f"held_out_{objective}"
         limit = min(config.evaluate_sequences, batches.epoch(0).size)
         make = partial(_fixed_batches, batches, limit, local_rows(mesh, batch_size, 1), mesh)
         evaluators.append(Evaluator(name, make, sums, summarize))
@@ -177,12 +192,15 @@ def unigram_entropy(corpus: Corpus) -> float:
 def prediction_places(config: PretrainConfig, phase: Phase) -> int:
     """Places for predictions in a sequence of the phase, P."""
     data = config.data
-    return max_predictions(phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence)
+    return max_predictions(
+        phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence
+    )
 
 
 def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a placed batch, [accumulation, sequences, ...]."""
     leading = (phase.accumulation, phase.batch_size // phase.accumulation)
     one = device_fields(batches.first_epoch(0, 0, np.arange(1)))
-    return {name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()}
-
+    return {
+        name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()
+    }
