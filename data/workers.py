@@ -7,8 +7,10 @@ worker that loses its parent, even by kill -9, notices at its next report and en
 import multiprocessing
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -41,13 +43,14 @@ def run_jobs(
     workers: dict[Connection, Any] = {}
     waiting = list(reversed(jobs))
     try:
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=_work, args=(theirs, setup, argument), daemon=True)
-            worker.start()
-            theirs.close()
-            workers[ours] = worker
-            ours.send(waiting.pop())
+        with _interrupts_ignored():
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_work, args=(theirs, setup, argument), daemon=True)
+                worker.start()
+                theirs.close()
+                workers[ours] = worker
+                ours.send(waiting.pop())
         remaining = len(jobs)
         while remaining:
             for connection in wait(list(workers)):
@@ -65,6 +68,19 @@ def run_jobs(
             worker.terminate()
         for worker in workers.values():
             worker.join()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """For starting workers, who inherit it: Ctrl-C reaches the whole group, and it is the parent that ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _receive(connection: Connection, worker: Any) -> tuple[str, Any]:
@@ -85,7 +101,7 @@ def _receive(connection: Connection, worker: Any) -> tuple[str, Any]:
 
 
 def _work(connection: Connection, setup: Callable, argument: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+
     try:
         try:
             run = setup(argument)

@@ -128,6 +128,7 @@ def tfds_folder(tmp_path_factory, documents) -> Path:
 
     class TinyProse(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = folder  # where it would look for a description
 
         def _info(self):
             return self.dataset_info_from_configs(
