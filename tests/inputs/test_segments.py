@@ -213,7 +213,7 @@ def test_a_chunk_ends_only_where_no_further_sentence_fits_or_it_is_short(prose):
         chances += 1
         stopped_early += following - example.token <= 125
     # A tenth of the targets are short; the longest of these end where there is no room anyway.
-    assert 0.05 < stopped_early / chances < 0.1
+    assert 0.04 < stopped_early / chances < 0.1
 
 
 def test_the_split_is_uniform_over_the_sentence_boundaries(tmp_path):
