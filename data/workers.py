@@ -72,7 +72,7 @@ def run_jobs(
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """For starting workers, who inherit it: Ctrl-C reaches the whole group, and it is the parent that ends them."""
+    """For starting workers, who inherit it: Ctrl-C reaches the whole group, but the parent ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
