@@ -72,7 +72,9 @@ def _explained(directory: Path) -> Iterator[None]:
     except Exception as error:
         # Orbax and TensorStore report the system's error in their own types, so it is recognised by its text.
         text = f"{error} {error.__cause__}"
-        reason = next((os.strerror(code) for code in (ENOSPC, EDQUOT, EROFS, EACCES) if os.strerror(code) in text), None)
+        reason = next(
+            (os.strerror(code) for code in (ENOSPC, EDQUOT, EROFS, EACCES) if os.strerror(code) in text), None
+        )
         if reason is None:
             raise
         raise UserError(

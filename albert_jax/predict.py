@@ -45,7 +45,12 @@ def fill_mask(
     @jax.jit
     def probabilities(params: Params) -> jax.Array:
         output = apply(
-            config, params, jnp.asarray(input_ids), jnp.zeros_like(input_ids), jnp.asarray(mask), jnp.asarray(positions)
+            config,
+            params,
+            jnp.asarray(input_ids),
+            jnp.zeros_like(input_ids),
+            jnp.asarray(mask),
+            jnp.asarray(positions),
         )
         # Special pieces complete nothing.
         special = jnp.asarray(tokenizer.special_ids)

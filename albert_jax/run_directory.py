@@ -14,7 +14,17 @@ from albert_jax.config import differences, save_json
 from albert_jax.errors import UserError
 
 CONFIG_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "versions.json", "lock"
-RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "grain", "numba", "numpy")
+RECORDED_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "sentencepiece",
+    "grain",
+    "numba",
+    "numpy",
+)
 
 
 class RunDirectory:
@@ -57,7 +67,9 @@ class RunDirectory:
         if not any(self.path.glob("checkpoints/*")):
             return  # nothing has been trained here yet
         if not saved.exists():
-            raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
+            raise UserError(
+                f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir"
+            )
         try:
             lines = differences(json.loads(saved.read_text()), config)
         except (OSError, ValueError) as error:
@@ -103,7 +115,9 @@ def git_commit(directory: Path) -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            run = subprocess.run(("git", *arguments), cwd=directory, capture_output=True, text=True, check=True)
+            run = subprocess.run(
+                ("git", *arguments), cwd=directory, capture_output=True, text=True, check=True
+            )
         except (OSError, subprocess.CalledProcessError):
             return None
         return run.stdout.strip()

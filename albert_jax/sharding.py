@@ -100,7 +100,9 @@ def parameter_specs(params: Any, mesh: Mesh, model: AlbertConfig) -> Any:
             (model.num_attention_heads if axis == "tensor" and "attention/" in name else size)
             for axis, size in zip(rule.axes, leaf.shape, strict=True)
         )
-        return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(rule.axes, units, strict=True)))
+        return P(
+            *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(rule.axes, units, strict=True))
+        )
 
     return jax.tree_util.tree_map_with_path(spec, params)
 
@@ -109,13 +111,17 @@ def gathered(specs: Any) -> Any:
     """The same specs with nothing split over `fsdp`: parameters as a step computes with them. They are shared by all
     layers and so small that one gathering for each step, ahead of the layers, is right."""
     return jax.tree.map(
-        lambda spec: P(*(None if axis == "fsdp" else axis for axis in spec)), specs, is_leaf=lambda leaf: isinstance(leaf, P)
+        lambda spec: P(*(None if axis == "fsdp" else axis for axis in spec)),
+        specs,
+        is_leaf=lambda leaf: isinstance(leaf, P),
     )
 
 
 def named(mesh: Mesh, specs: Any) -> Any:
     """The same tree with a `NamedSharding` in place of each `PartitionSpec`."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

@@ -48,7 +48,12 @@ def environment():
 
 def run(folder, *options, config="config.py"):
     return subprocess.run(
-        command(*options, config=config), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        command(*options, config=config),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -122,7 +127,11 @@ def interrupt(folder, number, step=110):
 
 def test_the_whole_path_runs_and_learns(finished):
     output = (finished / "output.txt").read_text()
-    losses = [record["held_out/mlm_loss"] for record in read_metrics(finished / "run") if "held_out/mlm_loss" in record]
+    losses = [
+        record["held_out/mlm_loss"]
+        for record in read_metrics(finished / "run")
+        if "held_out/mlm_loss" in record
+    ]
     assert len(losses) == 7
     assert losses[-1] < losses[0] - 0.2
     assert "the [" in output.splitlines()[-1], "completions come last"
@@ -149,12 +158,16 @@ def test_the_data_statistics_are_logged(finished):
     record = next(r for r in read_metrics(finished / "run") if "train/mask_rate" in r)
     assert 0.1 < record["train/mask_rate"] < 0.3
     assert record["train/ngram_1"] + record["train/ngram_2"] + record["train/ngram_3"] == pytest.approx(1)
-    assert record["train/mask_replaced"] + record["train/random_replaced"] + record["train/kept"] == pytest.approx(1)
+    assert record["train/mask_replaced"] + record["train/random_replaced"] + record[
+        "train/kept"
+    ] == pytest.approx(1)
     assert 0 <= record["train/padding"] < 1
     assert 0 < record["train/swapped"] < 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name
+)
 def test_an_interrupted_run_resumes_bit_for_bit(finished, unstarted, number):
     status, output = interrupt(unstarted, number)
     if number == signal.SIGKILL:
@@ -215,11 +228,20 @@ BAD_INPUT = {
     "a misspelt option": (["--optimizer.peak_learning_rat", "1"], "Perhaps you meant.*peak_learning_rate"),
     "a value of the wrong type": (["--seed", "x"], "invalid|int"),
     "an impossible mesh": (["--mesh.data", "3"], r"mesh = data 3 .* this run has 1"),
-    "a batch that does not divide": (["--phases.accumulation", "3"], r"phases.batch_size = 8: must be a multiple"),
+    "a batch that does not divide": (
+        ["--phases.accumulation", "3"],
+        r"phases.batch_size = 8: must be a multiple",
+    ),
     "a missing corpus": (["--data.corpus", "nowhere", "--data.sources"], "nowhere"),
     "a missing tokenizer": (["--data.tokenizer", "no.model", "--data.sources"], "no.model"),
-    "another vocabulary size": (["--model.vocab_size", "151", "--data.sources"], "model.vocab_size = 151.*has 150"),
-    "a vocabulary that 16 bits cannot hold": (["--model.vocab_size", "70000"], "model.vocab_size = 70000.*65,536"),
+    "another vocabulary size": (
+        ["--model.vocab_size", "151", "--data.sources"],
+        "model.vocab_size = 151.*has 150",
+    ),
+    "a vocabulary that 16 bits cannot hold": (
+        ["--model.vocab_size", "70000"],
+        "model.vocab_size = 70000.*65,536",
+    ),
     "a corpus of another tokenizer": (["--data.do_lower_case", "False", "--data.sources"], "token"),
     "sequences beyond the positions": (["--phases.sequence_length", "64"], "max_position_embeddings = 32"),
     "text that is not there": (["--data.sources", "no/*.txt", "--data.corpus", "new"], "no/"),

@@ -89,21 +89,27 @@ def test_every_factorisation_trains_alike(reference, mesh_shape):
     np.testing.assert_allclose(ten_steps(MODEL, mesh_shape, 1)[0], reference, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("mesh_shape", "accumulation"), [((8, 1, 1), 2), ((1, 1, 8), 16), ((2, 2, 2), 4), ((1, 4, 2), 4)])
+@pytest.mark.parametrize(
+    ("mesh_shape", "accumulation"), [((8, 1, 1), 2), ((1, 1, 8), 16), ((2, 2, 2), 4), ((1, 4, 2), 4)]
+)
 def test_every_accumulation_trains_alike(reference, mesh_shape, accumulation):
     np.testing.assert_allclose(ten_steps(MODEL, mesh_shape, accumulation)[0], reference, rtol=1e-5)
 
 
 def test_dropout_is_the_same_on_every_mesh_and_accumulation():
     model = dataclasses.replace(MODEL, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    losses = [ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))]
+    losses = [
+        ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))
+    ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
     assert abs(losses[0][0] - ten_steps(MODEL, (8, 1, 1), 1)[0][0]) > 1e-4
 
 
 def test_sizes_that_no_axis_divides_train_alike():
-    odd = dataclasses.replace(MODEL, vocab_size=97, embedding_size=15, hidden_size=33, num_attention_heads=3, intermediate_size=65)
+    odd = dataclasses.replace(
+        MODEL, vocab_size=97, embedding_size=15, hidden_size=33, num_attention_heads=3, intermediate_size=65
+    )
     np.testing.assert_allclose(ten_steps(odd, (1, 2, 4), 1)[0], ten_steps(odd, (8, 1, 1), 1)[0], rtol=1e-5)
 
 
@@ -117,7 +123,12 @@ def test_parameters_are_really_split():
 
 @pytest.mark.parametrize(
     "change",
-    [{}, dict(embedding_size=32), dict(num_hidden_groups=2, inner_group_num=2), dict(num_hidden_groups=2, shared_across_groups="ffn")],
+    [
+        {},
+        dict(embedding_size=32),
+        dict(num_hidden_groups=2, inner_group_num=2),
+        dict(num_hidden_groups=2, shared_across_groups="ffn"),
+    ],
 )
 def test_every_parameter_has_a_rule(change):
     model = dataclasses.replace(MODEL, **change)

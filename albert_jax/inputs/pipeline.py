@@ -179,9 +179,7 @@ class PretrainingBatches:
         keys = self._epoch_keys(number)
         with ThreadPoolExecutor() as threads:
             starts = list(threads.map(self._starts, self._texts, keys))
-        return EpochPlan(
-            starts, keys, order_key=key_of(number, ORDER, within=self._key)
-        )
+        return EpochPlan(starts, keys, order_key=key_of(number, ORDER, within=self._key))
 
     def _count(self, text: Text, key: np.uint64) -> int:
         return plan(text, self._rules, key, *(np.empty(0, np.uint32),) * 3)

@@ -36,7 +36,9 @@ class MaskedLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def __call__(self, x: Float[Array, "B P H"], word_embeddings: Float[Array, "V E"]) -> Float[Array, "B P V"]:
+    def __call__(
+        self, x: Float[Array, "B P H"], word_embeddings: Float[Array, "V E"]
+    ) -> Float[Array, "B P V"]:
         x = self.layer_norm(self.activation(self.dense(x)))
         table = word_embeddings.astype(x.dtype)
         return jnp.einsum("BPE,VE->BPV", x, table, preferred_element_type=jnp.float32) + self.bias[...]
