@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,9 +181,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         corpus=corpus,
         held_out=held_out,
         state=state,
-        fresh_sums=jax.jit(
-            lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums
-        ),
+        fresh_sums=jax.jit(lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums),
         train_step=train_step,
         params_shardings=shardings.params,
         checkpoints=checkpoints,
@@ -346,10 +343,11 @@ def show_completions(run: Run) -> None:
         completions = fill_mask(run.config.model, params, run.tokenizer, sentences)
     run.tracker.say("completions of the trained model, likeliest first:")
     for sentence, masks in zip(sentences, completions, strict=True):
+        completed = sentence
         for choices in masks:
             pieces = ", ".join(f"{choice.piece} {choice.probability:.0%}" for choice in choices)
-            sentence = sentence.replace(MASK, f"[{pieces}]", 1)
-        run.tracker.say(f"  {sentence}")
+            completed = completed.replace(MASK, f"[{pieces}]", 1)
+        run.tracker.say(f"  {completed}")
 
 
 class StopRequest:

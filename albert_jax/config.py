@@ -148,14 +148,10 @@ ALBERT_SIZES: dict[str, dict[str, int]] = {
 }
 
 
-def albert_config(
-    size: Literal["base", "large", "xlarge", "xxlarge"], version: Literal[1, 2]
-) -> AlbertConfig:
+def albert_config(size: Literal["base", "large", "xlarge", "xxlarge"], version: Literal[1, 2]) -> AlbertConfig:
     """One of the eight released networks. v1 has dropout 0.1, but for xxlarge; v2 has none (TF-Hub configurations)."""
     dropout = 0.1 if version == 1 and size != "xxlarge" else 0.0
-    return AlbertConfig(
-        **ALBERT_SIZES[size], hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
-    )
+    return AlbertConfig(**ALBERT_SIZES[size], hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
 
 
 @dataclass(frozen=True)
@@ -201,9 +197,7 @@ class DataConfig:
         cap = self.max_predictions_per_sequence
         require(cap is None or cap >= 1, "data.max_predictions_per_sequence", cap, "must be at least 1")
         require(self.threads >= 1, "data.threads", self.threads, "must be at least 1")
-        require(
-            self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1"
-        )
+        require(self.prefetch_batches >= 1, "data.prefetch_batches", self.prefetch_batches, "must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -254,9 +248,7 @@ class PhasesConfig:
             for values in (self.sequence_length, self.batch_size, self.accumulation)
         )
         starts = [sum(self.steps[:index]) for index in range(count)]
-        return tuple(
-            Phase(*values) for values in zip(starts, self.steps, lengths, batches, parts, strict=True)
-        )
+        return tuple(Phase(*values) for values in zip(starts, self.steps, lengths, batches, parts, strict=True))
 
     @property
     def total_steps(self) -> int:
@@ -299,9 +291,7 @@ class OptimizerConfig:
         for name in ("peak_learning_rate", "epsilon", "max_gradient_norm"):
             require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "must be above 0")
         for name in ("weight_decay", "warmup_steps"):
-            require(
-                getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "must not be negative"
-            )
+            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "must not be negative")
         for name in ("beta_1", "beta_2"):
             _require_probability(f"optimizer.{name}", getattr(self, name))
 
@@ -321,9 +311,7 @@ class MeshConfig:
         check_fields(self, "mesh.")
         sizes = dataclasses.astuple(self)
         require(sizes.count(-1) <= 1, "mesh", sizes, "at most one axis may be -1")
-        require(
-            all(size == -1 or size >= 1 for size in sizes), "mesh", sizes, "axes must be at least 1, or -1"
-        )
+        require(all(size == -1 or size >= 1 for size in sizes), "mesh", sizes, "axes must be at least 1, or -1")
 
 
 @dataclass(frozen=True)

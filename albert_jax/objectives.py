@@ -8,9 +8,7 @@ from jaxtyping import Array, Float, Int
 Sums = dict[str, Float[Array, ""]]
 
 
-def masked_lm_sums(
-    logits: Float[Array, "B P V"], labels: Int[Array, "B P"], weights: Float[Array, "B P"]
-) -> Sums:
+def masked_lm_sums(logits: Float[Array, "B P V"], labels: Int[Array, "B P"], weights: Float[Array, "B P"]) -> Sums:
     """Cross-entropy in nats, hits and weight of the masked positions; weight 0 marks an unused place."""
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -22,15 +20,11 @@ def masked_lm_sums(
     )
 
 
-def sentence_order_sums(
-    logits: Float[Array, "B 2"], labels: Int[Array, " B"], weights: Float[Array, " B"]
-) -> Sums:
+def sentence_order_sums(logits: Float[Array, "B 2"], labels: Int[Array, " B"], weights: Float[Array, " B"]) -> Sums:
     """Cross-entropy in nats, hits and weight of the pairs; label 0 is "in order", 1 "swapped" (paper, section 3.1)."""
     losses = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     hits = (logits.argmax(-1) == labels).astype(jnp.float32)
-    return dict(
-        sop_loss=jnp.sum(weights * losses), sop_hits=jnp.sum(weights * hits), sop_weight=jnp.sum(weights)
-    )
+    return dict(sop_loss=jnp.sum(weights * losses), sop_hits=jnp.sum(weights * hits), sop_weight=jnp.sum(weights))
 
 
 def total_loss(sums: Sums, mlm_weight: Array, sop_weight: Array) -> Float[Array, ""]:

@@ -104,9 +104,7 @@ def _settings(config: PretrainConfig, tokens: int) -> list[str]:
     sizes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)
     parts = " ".join(str(phase.accumulation) for phase in config.phases.phases)
     state = state_bytes(config, mesh)
-    activations = max(
-        activation_bytes(config, phase, phase.accumulation, mesh) for phase in config.phases.phases
-    )
+    activations = max(activation_bytes(config, phase, phase.accumulation, mesh) for phase in config.phases.phases)
     return [
         *lines,
         f"this machine  {here}: mesh {sizes}, accumulation {parts}",
@@ -164,9 +162,7 @@ def state_bytes(config: PretrainConfig, mesh: Mesh | AbstractMesh) -> int:
     return 5 * tree_bytes_per_device(params)
 
 
-def activation_bytes(
-    config: PretrainConfig, phase: Phase, accumulation: int, mesh: Mesh | AbstractMesh
-) -> float:
+def activation_bytes(config: PretrainConfig, phase: Phase, accumulation: int, mesh: Mesh | AbstractMesh) -> float:
     """Bytes on one device that do: see `activation_bytes_per_sequence`. `tensor` neighbours are taken to hold
     the same."""
     sequences = math.ceil(phase.batch_size / accumulation / (mesh.shape["data"] * mesh.shape["fsdp"]))

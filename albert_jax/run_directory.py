@@ -67,9 +67,7 @@ class RunDirectory:
         if not any(self.path.glob("checkpoints/*")):
             return  # nothing has been trained here yet
         if not saved.exists():
-            raise UserError(
-                f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir"
-            )
+            raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
         try:
             lines = differences(json.loads(saved.read_text()), config)
         except (OSError, ValueError) as error:
@@ -115,9 +113,7 @@ def git_commit(directory: Path) -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            run = subprocess.run(
-                ("git", *arguments), cwd=directory, capture_output=True, text=True, check=True
-            )
+            run = subprocess.run(("git", *arguments), cwd=directory, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return run.stdout.strip()

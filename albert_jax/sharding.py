@@ -100,9 +100,7 @@ def parameter_specs(params: Any, mesh: Mesh, model: AlbertConfig) -> Any:
             (model.num_attention_heads if axis == "tensor" and "attention/" in name else size)
             for axis, size in zip(rule.axes, leaf.shape, strict=True)
         )
-        return P(
-            *(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(rule.axes, units, strict=True))
-        )
+        return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(rule.axes, units, strict=True)))
 
     return jax.tree_util.tree_map_with_path(spec, params)
 
@@ -119,9 +117,7 @@ def gathered(specs: Any) -> Any:
 
 def named(mesh: Mesh, specs: Any) -> Any:
     """The same tree with a `NamedSharding` in place of each `PartitionSpec`."""
-    return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
-    )
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

@@ -95,9 +95,7 @@ class AlbertTokenizer:
         symbols."""
         path = Path(path)
         if path.is_dir():
-            raise UserError(
-                f"{path} is a folder, expected a SentencePiece model file such as {path / MODEL_FILE}"
-            )
+            raise UserError(f"{path} is a folder, expected a SentencePiece model file such as {path / MODEL_FILE}")
         try:
             model_bytes = path.read_bytes()
         except FileNotFoundError:
@@ -203,9 +201,7 @@ class AlbertTokenizer:
             for code in (*range(0x21, 0x530), *range(0x2010, 0x2028), *range(0x20A0, 0x20C0)):
                 character = chr(code)
                 if unicodedata.combining(character) == 0:
-                    unchanged[code] = (
-                        self._processor.normalize(f"a{character}a") == f"{WORD_MARK}a{character}a"
-                    )
+                    unchanged[code] = self._processor.normalize(f"a{character}a") == f"{WORD_MARK}a{character}a"
             unchanged[ord(" ")] = True
         return unchanged
 
@@ -279,9 +275,7 @@ class AlbertTokenizer:
         new_tokens = np.repeat(tokens, repeats)
         # The i-th replaced token now starts where its old place was, moved by what those before it added.
         starts = where + np.concatenate([[0], np.cumsum(counts - 1)[:-1]])
-        places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
-            counts.sum()
-        )
+        places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
         new_tokens[places] = np.concatenate([np.array(split, np.uint16) for split in splits])
         texts = np.searchsorted(np.cumsum(lengths), where, side="right")
         return new_tokens, lengths + np.bincount(texts, counts - 1, len(lengths)).astype(np.int64)

@@ -61,9 +61,7 @@ class Tracker:
 
     def record(self, step: int, values: Mapping[str, float], line: str) -> None:
         """Appends `{"step": step, **values}` to the record and TensorBoard, and says `line`."""
-        self._file.write(
-            json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}}) + "\n"
-        )
+        self._file.write(json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}}) + "\n")
         self._file.flush()
         self._latest = (step, (self._latest[1] if self._latest[0] == step else {}) | dict(values))
         for name, value in values.items():

@@ -23,9 +23,7 @@ Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=()
-)
+@partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=())
 @dataclass(frozen=True)
 class TrainState:
     """All that a checkpoint holds. The position in the data is the step."""
@@ -91,9 +89,7 @@ def train_step(
         sums = objective.sums(params, part, part_keys)
         return objective.loss(sums, weights), sums
 
-    def accumulate(
-        total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]
-    ) -> tuple[tuple[Any, Sums], None]:
+    def accumulate(total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]) -> tuple[tuple[Any, Sums], None]:
         gradients, sums = jax.grad(loss, has_aux=True)(params, *part)
         return jax.tree.map(jnp.add, total, (gradients, sums)), None
 

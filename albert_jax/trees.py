@@ -18,7 +18,4 @@ def tree_bytes(tree: Any) -> int:
 
 def tree_bytes_per_device(tree: Any) -> int:
     """Bytes on one device, of leaves that carry a sharding."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

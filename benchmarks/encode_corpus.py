@@ -117,9 +117,7 @@ def measure(arguments: Arguments, folder: Path) -> tuple[int, dict[str, list[flo
     connections = []
     for _ in range(arguments.processes):
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=work, args=(theirs, arguments.tokenizer, str(folder / "corpus")), daemon=True
-        )
+        process = context.Process(target=work, args=(theirs, arguments.tokenizer, str(folder / "corpus")), daemon=True)
         process.start()
         connections.append(ours)
     lines = text.split("\n")
@@ -149,9 +147,7 @@ def measure(arguments: Arguments, folder: Path) -> tuple[int, dict[str, list[flo
 
 def finish(corpus: Path, markers: list[Any]) -> None:
     """What the builder does at the end: the manifest over all shards."""
-    shards: dict[str, list[ShardRecord]] = {
-        split: [r for m in markers for r in m.shards[split]] for split in SPLITS
-    }
+    shards: dict[str, list[ShardRecord]] = {split: [r for m in markers for r in m.shards[split]] for split in SPLITS}
     write_manifest(corpus, shards=shards, documents_left_out=0, tokenizer={}, build={})
 
 
@@ -162,12 +158,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         size, seconds, processor_seconds = measure(arguments, Path(folder))
     clock, busy = (
-        {side: statistics.median(times) for side, times in figures.items()}
-        for figures in (seconds, processor_seconds)
+        {side: statistics.median(times) for side, times in figures.items()} for figures in (seconds, processor_seconds)
     )
-    table = Table(
-        title=f"{size / 1e6:.0f} MB of text, {arguments.processes} processes, {arguments.rounds} rounds"
-    )
+    table = Table(title=f"{size / 1e6:.0f} MB of text, {arguments.processes} processes, {arguments.rounds} rounds")
     for column in ("side", "median s", "MB/s", "ours beside it", "processor s", "ours beside it"):
         table.add_column(column, justify="left" if column == "side" else "right")
     for side in seconds:
@@ -177,11 +170,7 @@ def main() -> None:
             f"{size / 1e6 / clock[side]:.1f}",
             f"{clock[side] / clock['ours']:.1%}",
             # SentencePiece encodes a batch in a thread of its own, whose time is not seen here.
-            *(
-                ("", "")
-                if side == "bare, batch"
-                else (f"{busy[side]:.2f}", f"{busy[side] / busy['ours']:.1%}")
-            ),
+            *(("", "") if side == "bare, batch" else (f"{busy[side]:.2f}", f"{busy[side] / busy['ours']:.1%}")),
         )
     Console().print(table)
     result = {

@@ -69,22 +69,16 @@ class SyntheticVocabulary:
         return np.arange(self.vocab_size) % 4 > 0
 
 
-def open_inputs(
-    arguments: Arguments, temporary: Path
-) -> tuple[Corpus, AlbertTokenizer | SyntheticVocabulary]:
+def open_inputs(arguments: Arguments, temporary: Path) -> tuple[Corpus, AlbertTokenizer | SyntheticVocabulary]:
     """The corpus to read, made in `temporary` where none is given, and what its ids mean."""
     directory = arguments.corpus
     if directory is None and arguments.text:
-        directory = encode_corpus(
-            arguments.text, arguments.tokenizer, temporary / "corpus", held_out_fraction=0.0
-        )
+        directory = encode_corpus(arguments.text, arguments.tokenizer, temporary / "corpus", held_out_fraction=0.0)
     if directory is None:
         directory, tokenizer = write_synthetic_corpus(temporary / "corpus"), SyntheticVocabulary()
     else:
         tokenizer = AlbertTokenizer.load(directory / TOKENIZER_FOLDER)
-    return open_corpus(
-        directory, "train", tokenizer_fingerprint=tokenizer.fingerprint, verify=False
-    ), tokenizer
+    return open_corpus(directory, "train", tokenizer_fingerprint=tokenizer.fingerprint, verify=False), tokenizer
 
 
 def write_synthetic_corpus(directory: Path, documents: int = 6000) -> Path:
@@ -119,9 +113,7 @@ def measure(features: Iterable[Features], seconds: float) -> dict[str, float]:
         tokens += int(batch.attention_mask.sum())
         places += batch.attention_mask.size
         count += 1
-    return dict(
-        real_tokens_per_s=tokens / elapsed, places_per_s=places / elapsed, batches=count, seconds=elapsed
-    )
+    return dict(real_tokens_per_s=tokens / elapsed, places_per_s=places / elapsed, batches=count, seconds=elapsed)
 
 
 def split_costs(batches: PretrainingBatches, seconds: float) -> dict[str, float]:

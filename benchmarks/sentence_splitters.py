@@ -176,9 +176,7 @@ def main() -> None:
         }
         if name in found and name not in ("BlingFire", "nupunkt"):
             rows[name]["agreed_missed"] = share([e - f for e, f in zip(sure, found[name], strict=True)], sure)
-            rows[name]["agreed_false"] = share(
-                [f - e for e, f in zip(possible, found[name], strict=True)], sure
-            )
+            rows[name]["agreed_false"] = share([f - e for e, f in zip(possible, found[name], strict=True)], sure)
     show(rows, f"{size:.1f} MB of paragraphs, {sum(map(len, marked_ends)):,} marked boundaries")
     arguments.output.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

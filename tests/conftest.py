@@ -27,9 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         named = [Path(folder) for folder in metafunc.config.getoption("--google_fixture")]
         found = named or sorted(SHARED.glob("fixtures/google_*"))
         absent = pytest.param(None, marks=pytest.mark.skip(reason=f"no {SHARED}/fixtures/google_*"))
-        metafunc.parametrize(
-            "google_fixture", found or [absent], ids=lambda path: getattr(path, "name", "none")
-        )
+        metafunc.parametrize("google_fixture", found or [absent], ids=lambda path: getattr(path, "name", "none"))
 
 
 @pytest.fixture

@@ -64,9 +64,7 @@ def rows() -> dict[str, list[str]]:
             found[path.stem] = [str(path.relative_to(ROOT))]
         for arguments in commands(path):
             if "--run_dir" in arguments:
-                found[arguments[arguments.index("--run_dir") + 1].removeprefix("runs/").replace("/", "_")] = (
-                    arguments
-                )
+                found[arguments[arguments.index("--run_dir") + 1].removeprefix("runs/").replace("/", "_")] = arguments
     return found
 
 
@@ -164,15 +162,11 @@ def test_configuration_of_another_folder_is_loaded(tmp_path, monkeypatch):
 
 def test_missing_file_is_refused_with_the_nearest_name(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(
-        UserError, match=r"base_v3\.py: no such .* did you mean configs/pretrain/base_v[12]\.py"
-    ):
+    with pytest.raises(UserError, match=r"base_v3\.py: no such .* did you mean configs/pretrain/base_v[12]\.py"):
         load_config("configs/pretrain/base_v3.py")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("def get_config(:", "not a Python file"), ("x = 1", "get_config")]
-)
+@pytest.mark.parametrize(("text", "message"), [("def get_config(:", "not a Python file"), ("x = 1", "get_config")])
 def test_file_that_is_no_configuration_is_refused(tmp_path, text, message):
     path = tmp_path / "broken.py"
     path.write_text(text)

@@ -58,9 +58,7 @@ def reached(path: Path) -> set[Path]:
             folders = name.split(".")
             if folders[0] == "albert_jax":
                 below = PACKAGE.joinpath(*folders[1:])
-                waiting += [
-                    file for file in (below.with_suffix(".py"), below / "__init__.py") if file.exists()
-                ]
+                waiting += [file for file in (below.with_suffix(".py"), below / "__init__.py") if file.exists()]
     return found
 
 
@@ -75,9 +73,7 @@ def test_imports_go_strictly_down(path):
 def test_words_and_inputs_never_meet_jax(name):
     for path in (path for path in MODULES if part(path) == name):
         for file in reached(path):
-            assert not {"jax", "flax", "optax", "orbax"} & {
-                module.split(".")[0] for module in imports(file)
-            }, file
+            assert not {"jax", "flax", "optax", "orbax"} & {module.split(".")[0] for module in imports(file)}, file
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

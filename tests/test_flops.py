@@ -30,9 +30,7 @@ def batch_of(sequences: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     )  # fmt: skip
     batch = {name: jax.ShapeDtypeStruct((*sequences, *shape), jnp.int32) for name, shape in shapes.items()}
     weights = dict(masked_lm_weights=(PREDICTIONS,), sentence_order_weights=())
-    batch |= {
-        name: jax.ShapeDtypeStruct((*sequences, *shape), jnp.float32) for name, shape in weights.items()
-    }
+    batch |= {name: jax.ShapeDtypeStruct((*sequences, *shape), jnp.float32) for name, shape in weights.items()}
     return batch | dict(attention_mask=jax.ShapeDtypeStruct((*sequences, LENGTH), jnp.bool_))
 
 
@@ -40,18 +38,14 @@ def loss(config, params, batch):
     inputs = ("input_ids", "token_type_ids", "attention_mask", "masked_lm_positions")
     output = apply(config, params, *(batch[name] for name in inputs))
     sums = masked_lm_sums(output.mlm_logits, batch["masked_lm_labels"], batch["masked_lm_weights"])
-    sums |= sentence_order_sums(
-        output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"]
-    )
+    sums |= sentence_order_sums(output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"])
     return total_loss(sums, sums["mlm_weight"], sums["sop_weight"])
 
 
 def xla_flops(config: AlbertConfig, transform) -> float:
     params = jax.eval_shape(lambda: initialize(config, jax.random.key(0)))
     compiled = (
-        jax.jit(transform(lambda params, batch: loss(config, params, batch)))
-        .lower(params, batch_of((1,)))
-        .compile()
+        jax.jit(transform(lambda params, batch: loss(config, params, batch))).lower(params, batch_of((1,))).compile()
     )
     return compiled.cost_analysis()["flops"]
 
@@ -98,9 +92,7 @@ def test_sharing_parameters_saves_no_arithmetic():
     assert training_flops_per_sequence(alone, 512, 20) == training_flops_per_sequence(AlbertConfig(), 512, 20)
 
 
-@pytest.mark.parametrize(
-    ("remat", "dropout"), [("none", 0.0), ("matmuls", 0.0), ("matmuls", 0.1), ("full", 0.0)]
-)
+@pytest.mark.parametrize(("remat", "dropout"), [("none", 0.0), ("matmuls", 0.0), ("matmuls", 0.1), ("full", 0.0)])
 def test_estimate_of_memory_is_near_what_xla_allocates(remat, dropout):
     """Temporary memory of the real training step, compiled but not run, less one copy of the gradients. In
     float32: a CPU emulates bfloat16 with copies."""

@@ -209,8 +209,7 @@ def test_rematerialisation_changes_no_gradient(config, dtype, rounding):
     if config is DROPOUT:
         keys = jax.random.split(jax.random.key(1), 3)
     kept, *repeated = (
-        gradients(config, params, batch(), keys=keys, dtype=dtype, remat=remat)
-        for remat in ("none", "matmuls", "full")
+        gradients(config, params, batch(), keys=keys, dtype=dtype, remat=remat) for remat in ("none", "matmuls", "full")
     )
     for found in repeated:
         for name, gradient in kept.items():
@@ -252,19 +251,14 @@ def test_content_of_padding_never_reaches_a_token():
     )
     first, second = (outputs(TINY, params, inputs) for inputs in (one, other))
     tokens = one["attention_mask"]
-    np.testing.assert_array_equal(
-        first.hidden["sequence_output"][tokens], second.hidden["sequence_output"][tokens]
-    )
+    np.testing.assert_array_equal(first.hidden["sequence_output"][tokens], second.hidden["sequence_output"][tokens])
     np.testing.assert_array_equal(first.sop_logits, second.sop_logits)
 
 
 def test_length_of_padding_changes_only_rounding():
     params = initialize(TINY, jax.random.key(0))
     one = batch(1)
-    longer = {
-        name: np.pad(one[name], ((0, 0), (0, 10)))
-        for name in ("input_ids", "token_type_ids", "attention_mask")
-    }
+    longer = {name: np.pad(one[name], ((0, 0), (0, 10))) for name in ("input_ids", "token_type_ids", "attention_mask")}
     first, second = (
         outputs(TINY, params, one),
         outputs(TINY, params, longer | {"p": one["masked_lm_positions"]}),
@@ -285,17 +279,14 @@ def test_dropout_of_a_sequence_depends_on_its_own_key_only():
     inputs, keys = batch(3), jax.random.split(jax.random.key(1), 3)
     whole = outputs(DROPOUT, params, inputs, keys=keys)
     for rows in (np.array([1]), np.array([2, 0])):
-        some = outputs(
-            DROPOUT, params, {name: array[rows] for name, array in inputs.items()}, keys=keys[rows]
-        )
+        some = outputs(DROPOUT, params, {name: array[rows] for name, array in inputs.items()}, keys=keys[rows])
         np.testing.assert_allclose(some.mlm_logits, whole.mlm_logits[rows], atol=1e-5)
 
 
 def test_another_key_drops_other_elements():
     params = initialize(DROPOUT, jax.random.key(0))
     first, second = (
-        outputs(DROPOUT, params, batch(), keys=jax.random.split(jax.random.key(seed), 3)).mlm_logits
-        for seed in (1, 2)
+        outputs(DROPOUT, params, batch(), keys=jax.random.split(jax.random.key(seed), 3)).mlm_logits for seed in (1, 2)
     )
     assert jnp.abs(first - second).max() > 0.01
 
@@ -320,9 +311,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 def test_initialisation_is_googles():
     """Matrices and embeddings: normal of deviation 0.02, redrawn beyond two, which leaves 0.88 of it."""
-    config = dataclasses.replace(
-        TINY, vocab_size=2000, embedding_size=64, hidden_size=64, intermediate_size=256
-    )
+    config = dataclasses.replace(TINY, vocab_size=2000, embedding_size=64, hidden_size=64, intermediate_size=256)
     for name, leaf in by_name(initialize(config, jax.random.key(0))).items():
         if name.endswith("layer_norm/scale"):
             assert (leaf == 1).all(), name

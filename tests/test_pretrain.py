@@ -127,11 +127,7 @@ def interrupt(folder, number, step=110):
 
 def test_the_whole_path_runs_and_learns(finished):
     output = (finished / "output.txt").read_text()
-    losses = [
-        record["held_out/mlm_loss"]
-        for record in read_metrics(finished / "run")
-        if "held_out/mlm_loss" in record
-    ]
+    losses = [record["held_out/mlm_loss"] for record in read_metrics(finished / "run") if "held_out/mlm_loss" in record]
     assert len(losses) == 7
     assert losses[-1] < losses[0] - 0.2
     assert "the [" in output.splitlines()[-1], "completions come last"
@@ -158,16 +154,12 @@ def test_the_data_statistics_are_logged(finished):
     record = next(r for r in read_metrics(finished / "run") if "train/mask_rate" in r)
     assert 0.1 < record["train/mask_rate"] < 0.3
     assert record["train/ngram_1"] + record["train/ngram_2"] + record["train/ngram_3"] == pytest.approx(1)
-    assert record["train/mask_replaced"] + record["train/random_replaced"] + record[
-        "train/kept"
-    ] == pytest.approx(1)
+    assert record["train/mask_replaced"] + record["train/random_replaced"] + record["train/kept"] == pytest.approx(1)
     assert 0 <= record["train/padding"] < 1
     assert 0 < record["train/swapped"] < 1
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_an_interrupted_run_resumes_bit_for_bit(finished, unstarted, number):
     status, output = interrupt(unstarted, number)
     if number == signal.SIGKILL:

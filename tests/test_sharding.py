@@ -26,10 +26,7 @@ MODEL = AlbertConfig(
     max_position_embeddings=32,
 )
 FACTORISATIONS = [
-    (data, fsdp, 8 // data // fsdp)
-    for data in (1, 2, 4, 8)
-    for fsdp in (1, 2, 4, 8)
-    if 8 % (data * fsdp) == 0
+    (data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if 8 % (data * fsdp) == 0
 ]
 
 
@@ -98,9 +95,7 @@ def test_every_accumulation_trains_alike(reference, mesh_shape, accumulation):
 
 def test_dropout_is_the_same_on_every_mesh_and_accumulation():
     model = dataclasses.replace(MODEL, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    losses = [
-        ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))
-    ]
+    losses = [ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
     assert abs(losses[0][0] - ten_steps(MODEL, (8, 1, 1), 1)[0][0]) > 1e-4

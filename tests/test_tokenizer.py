@@ -125,9 +125,7 @@ def test_a_batch_gives_the_same_ids_as_single_texts(released):
         "2007, 2008, 2009,",
         "\u200b?\u3000日本 \uff21",
     ]
-    assert [array.tolist() for array in released.encode_batch(texts)] == [
-        released.encode(text) for text in texts
-    ]
+    assert [array.tolist() for array in released.encode_batch(texts)] == [released.encode(text) for text in texts]
 
 
 def test_unchanged_characters_encode_the_same_without_the_models_normaliser(released):

@@ -101,9 +101,7 @@ class ShardWriter:
         if len(document_lengths) == 0:
             return
         if self.counts["tokens"] + len(tokens) > MAX_SHARD_TOKENS:
-            raise UserError(
-                f"{self.name}: more than {MAX_SHARD_TOKENS:,} tokens in one shard; cut the source smaller"
-            )
+            raise UserError(f"{self.name}: more than {MAX_SHARD_TOKENS:,} tokens in one shard; cut the source smaller")
         sentence_starts = self.counts["tokens"] + np.cumsum(sentence_lengths) - sentence_lengths
         document_starts = self.counts["sentences"] + np.cumsum(document_lengths) - document_lengths
         self._write("tokens", tokens)
@@ -121,9 +119,7 @@ class ShardWriter:
             # Not synced to the disk, for speed: should the power fail, `open_corpus` finds the damage.
             file.close()
             os.replace(file.name, shard_path(self.directory, self.name, part))
-        return ShardRecord(
-            self.name, **counts, sha256={part: h.hexdigest() for part, h in self._hashes.items()}
-        )
+        return ShardRecord(self.name, **counts, sha256={part: h.hexdigest() for part, h in self._hashes.items()})
 
     def abandon(self) -> None:
         """Closes the files and removes what was written."""
@@ -194,12 +190,8 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{directory}: no such corpus folder; make one with data/encode_corpus.py")
     if not path.exists():
         if (directory / PROGRESS_FOLDER).exists():
-            raise UserError(
-                f"{directory}: the build was interrupted; run the same data/encode_corpus.py command again"
-            )
-        raise UserError(
-            f"{directory}: not a corpus, there is no {MANIFEST_FILE}; make one with data/encode_corpus.py"
-        )
+            raise UserError(f"{directory}: the build was interrupted; run the same data/encode_corpus.py command again")
+        raise UserError(f"{directory}: not a corpus, there is no {MANIFEST_FILE}; make one with data/encode_corpus.py")
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -208,9 +200,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def open_corpus(
-    directory: str | Path, split: str, *, tokenizer_fingerprint: str | None, verify: bool
-) -> Corpus:
+def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str | None, verify: bool) -> Corpus:
     """Maps one split of a corpus into memory.
 
     Args:
@@ -261,8 +251,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
     require(manifest.get("format") == FORMAT, f"format is not {FORMAT!r}")
     if manifest.get("version") != VERSION:
         raise UserError(
-            f"{path}: corpus version {str(manifest.get('version'))[:20]}, "
-            f"this code reads {VERSION}; {_REBUILD}"
+            f"{path}: corpus version {str(manifest.get('version'))[:20]}, this code reads {VERSION}; {_REBUILD}"
         )
     tokenizer, splits = manifest.get("tokenizer"), manifest.get("splits")
     require(isinstance(tokenizer, dict) and isinstance(splits, dict), "tokenizer or splits is missing")
@@ -340,9 +329,7 @@ def _verify(directory: Path, records: list[ShardRecord], shards: tuple[Shard, ..
             raise UserError(f"{path}: altered, its sha256 is not the manifest's; restore it or {_REBUILD}")
         array = getattr(shard, part)
         if part == "tokens" and array.max() >= vocab_size:
-            raise UserError(
-                f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}"
-            )
+            raise UserError(f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}")
         if part != "tokens" and not np.all(array[1:] > array[:-1]):
             raise UserError(f"{path}: offsets do not increase; {_REBUILD}")
 

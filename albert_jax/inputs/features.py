@@ -59,9 +59,7 @@ def max_predictions(sequence_length: int, probability: float, cap: int | None) -
     return cap or -(-round(probability * sequence_length + 2) // 8) * 8
 
 
-def empty_features(
-    rows: int, sequence_length: int, predictions: int, max_ngram: int, pad_id: int
-) -> Features:
+def empty_features(rows: int, sequence_length: int, predictions: int, max_ngram: int, pad_id: int) -> Features:
     """`rows` sequences of padding, which no loss counts."""
     return Features(
         input_ids=np.full((rows, sequence_length), pad_id, np.int32),

@@ -89,9 +89,7 @@ class PretrainingBatches:
             rank=rank,
             word_starts=tokenizer.word_starts,
         )
-        self._layout = Layout(
-            tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, 0.0 if objective == "none" else 1.0
-        )
+        self._layout = Layout(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, 0.0 if objective == "none" else 1.0)
         self._key = key_of(seed, sequence_length, OBJECTIVES[objective])
         self._epoch_firsts = [0]
         self._plans: OrderedDict[int, EpochPlan] = OrderedDict()

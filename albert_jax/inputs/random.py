@@ -57,20 +57,10 @@ def permutation(count: int, key: np.uint64) -> np.ndarray:
     return order
 
 
-@njit(nogil=True)
-def permutation(count: int, key: np.uint64) -> np.ndarray:
-    """0 to `count` - 1 in random order, uint32 (Fisher and Yates)."""
-    order = np.arange(count).astype(np.uint32)
-    state = stream(key)
-    for place in range(count - 1, 0, -1):
-        other = draw_below(state, place + 1)
-        order[place], order[other] = order[other], order[place]
-    return order
-
-
-def key_of(*names: int, within: np.uint64 = np.uint64(0)) -> np.uint64:
+def key_of(*names: int, within: int = 0) -> np.uint64:
     """The key named by a sequence of integers below 2**63, from Python; `within` continues a shorter sequence."""
+    key = np.uint64(within)
     for name in names:
         # numba returns a Python int, which it would take back as a signed number.
-        within = np.uint64(derive(within, int(name)))
-    return within
+        key = np.uint64(derive(key, int(name)))
+    return key

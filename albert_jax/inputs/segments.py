@@ -124,9 +124,7 @@ def _last_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high
 
 
 @njit(nogil=True)
-def _random_word_start(
-    tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int, state: np.ndarray
-) -> int:
+def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int, state: np.ndarray) -> int:
     """A uniformly random word start in [low, high), or any position where no word starts."""
     count = 0
     for position in range(low, high):

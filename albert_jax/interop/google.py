@@ -63,9 +63,7 @@ def from_google(config: AlbertConfig, variables: Mapping[str, np.ndarray]) -> Pa
     names = variable_names(config)
     missing = sorted(set(names.values()) - set(variables))
     if missing:
-        raise UserError(
-            f"the checkpoint lacks {len(missing)} of {len(names)} variables: {', '.join(missing[:5])} ..."
-        )
+        raise UserError(f"the checkpoint lacks {len(missing)} of {len(names)} variables: {', '.join(missing[:5])} ...")
     params: Params = {}
     for ours, google in names.items():
         *parents, leaf = ours.split("/")

@@ -35,9 +35,7 @@ class SelfAttention(nnx.Module):
         self.hidden_dropout = config.hidden_dropout_prob
         self.attention_dropout = config.attention_probs_dropout_prob
 
-    def __call__(
-        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], keys: Keys | None
-    ) -> Float[Array, "B L H"]:
+    def __call__(self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], keys: Keys | None) -> Float[Array, "B L H"]:
         """`mask` is True on tokens, False on padding; it hides keys only, so padding itself still computes."""
         query, key, value = (
             self._heads(checkpoint_name(layer(x), name))

@@ -40,9 +40,7 @@ class Embeddings(nnx.Module):
         word = self.word[...][input_ids]
         position = self.position[: input_ids.shape[1]]
         types = jax.nn.one_hot(token_type_ids, self.token_type.shape[0]) @ self.token_type[...]
-        return dropout(
-            self.layer_norm(word + types + position), self.hidden_dropout, fold_in(keys, EMBEDDING_KEYS)
-        )
+        return dropout(self.layer_norm(word + types + position), self.hidden_dropout, fold_in(keys, EMBEDDING_KEYS))
 
 
 class Block(nnx.Module):
@@ -90,9 +88,7 @@ class Encoder(nnx.Module):
         outputs, first = [], 0
         for group, layers in groupby(self.config.layer_groups):
             count = len(list(layers))
-            run_layer = rematerialized(
-                lambda x, layer, group=group: self._layer(x, layer, group, mask, keys), remat
-            )
+            run_layer = rematerialized(lambda x, layer, group=group: self._layer(x, layer, group, mask, keys), remat)
             x, every = jax.lax.scan(
                 lambda x, layer, run=run_layer: (x := run(x, layer), x if every_layer else None),
                 x,
@@ -159,6 +155,4 @@ class AlbertModel(nnx.Module):
         embedded = self.embeddings(input_ids, token_type_ids, keys)
         output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_layer)
         pooled = jnp.tanh(self.pooler(output[:, 0]))
-        return dict(
-            embedding_output=embedded, hidden_states=every, sequence_output=output, pooled_output=pooled
-        )
+        return dict(embedding_output=embedded, hidden_states=every, sequence_output=output, pooled_output=pooled)

@@ -29,16 +29,12 @@ class MaskedLMHead(nnx.Module):
     run_pretraining.py, get_masked_lm_output). The table is an argument: it belongs to the embeddings."""
 
     def __init__(self, config: AlbertConfig, *, key: Array):
-        self.dense = Linear(
-            config.hidden_size, config.embedding_size, stddev=config.initializer_range, key=key
-        )
+        self.dense = Linear(config.hidden_size, config.embedding_size, stddev=config.initializer_range, key=key)
         self.layer_norm = LayerNorm(config.embedding_size, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def __call__(
-        self, x: Float[Array, "B P H"], word_embeddings: Float[Array, "V E"]
-    ) -> Float[Array, "B P V"]:
+    def __call__(self, x: Float[Array, "B P H"], word_embeddings: Float[Array, "V E"]) -> Float[Array, "B P V"]:
         x = self.layer_norm(self.activation(self.dense(x)))
         table = word_embeddings.astype(x.dtype)
         return jnp.einsum("BPE,VE->BPV", x, table, preferred_element_type=jnp.float32) + self.bias[...]

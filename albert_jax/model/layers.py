@@ -56,7 +56,7 @@ class LayerNorm(nnx.Module):
         return (normalised * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
-def dropout(x: Float[Array, "B *rest"], rate: float, keys: Keys | None) -> Float[Array, "B *rest"]:
+def dropout(x: Float[Array, " B *rest"], rate: float, keys: Keys | None) -> Float[Array, " B *rest"]:
     """Zeroes a share `rate` of `x` and scales the rest up; the identity without keys.
 
     Each sequence has its own key, so its mask is the same in whatever batch, device or microbatch it is computed.

@@ -42,9 +42,7 @@ def pretraining_objective(model: AlbertConfig, compute: ComputeConfig) -> Object
     """Masked-LM plus sentence-order loss of `AlbertForPreTraining`."""
     return Objective(
         sums=partial(pretraining_sums, model, compute),
-        weights=lambda batch: dict(
-            mlm=batch["masked_lm_weights"].sum(), sop=batch["sentence_order_weights"].sum()
-        ),
+        weights=lambda batch: dict(mlm=batch["masked_lm_weights"].sum(), sop=batch["sentence_order_weights"].sum()),
         loss=lambda sums, weights: total_loss(sums, weights["mlm"], weights["sop"]),
         random=model.hidden_dropout_prob > 0 or model.attention_probs_dropout_prob > 0,
     )
@@ -71,9 +69,7 @@ def pretraining_sums(
     )
     return (
         masked_lm_sums(output.mlm_logits, batch["masked_lm_labels"], batch["masked_lm_weights"])
-        | sentence_order_sums(
-            output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"]
-        )
+        | sentence_order_sums(output.sop_logits, batch["sentence_order_labels"], batch["sentence_order_weights"])
         | batch_statistics(*(batch[name] for name in STATISTICS))
     )
 
@@ -192,15 +188,11 @@ def unigram_entropy(corpus: Corpus) -> float:
 def prediction_places(config: PretrainConfig, phase: Phase) -> int:
     """Places for predictions in a sequence of the phase, P."""
     data = config.data
-    return max_predictions(
-        phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence
-    )
+    return max_predictions(phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence)
 
 
 def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a placed batch, [accumulation, sequences, ...]."""
     leading = (phase.accumulation, phase.batch_size // phase.accumulation)
     one = device_fields(batches.first_epoch(0, 0, np.arange(1)))
-    return {
-        name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()
-    }
+    return {name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()}

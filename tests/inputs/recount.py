@@ -113,15 +113,12 @@ def write_corpus(
     """Documents with these sentence lengths, dealt to the shards one after the other in equal runs."""
     generator = np.random.default_rng(seed)
     texts = [
-        (pieces_of(number, sum(sentences), awkward, generator), sentences)
-        for number, sentences in enumerate(documents)
+        (pieces_of(number, sum(sentences), awkward, generator), sentences) for number, sentences in enumerate(documents)
     ]
     return write_texts(directory, texts, vocabulary(len(documents)).vocab_size, shards)
 
 
-def write_texts(
-    directory: Path, texts: list[tuple[np.ndarray, list[int]]], vocab_size: int, shards: int
-) -> Corpus:
+def write_texts(directory: Path, texts: list[tuple[np.ndarray, list[int]]], vocab_size: int, shards: int) -> Corpus:
     directory.mkdir()
     records = []
     for number, part in enumerate(np.array_split(np.arange(len(texts)), shards)):
@@ -157,9 +154,7 @@ def write_real_text(directory: Path, paths: list[Path], tokenizer, characters: i
     return write_texts(directory, texts, tokenizer.vocab_size, shards=2)
 
 
-def make_batches(
-    corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", **settings
-) -> PretrainingBatches:
+def make_batches(corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", **settings) -> PretrainingBatches:
     config = DataConfig(corpus="", tokenizer="", sentence_objective=objective, **settings)
     return PretrainingBatches(corpus, tokenizer, config, sequence_length=length, batch_size=size, seed=seed)
 
@@ -197,11 +192,7 @@ def read_examples(features: Features, tokenizer) -> list[Example]:
         count = int(sum(fields["masked_lm_weights"]))
         places = len(fields["masked_lm_weights"])
         assert fields["masked_lm_weights"] == [1.0] * count + [0.0] * (places - count)
-        assert (
-            fields["masked_lm_positions"][count:]
-            == fields["masked_lm_labels"][count:]
-            == [0] * (places - count)
-        )
+        assert fields["masked_lm_positions"][count:] == fields["masked_lm_labels"][count:] == [0] * (places - count)
         positions = fields["masked_lm_positions"][:count]
         assert all(a < b for a, b in pairwise(positions)), "ascending, no place twice"
         assert all(position < length for position in positions)

@@ -17,10 +17,7 @@ def write_shard(directory: Path, name: str, seed: int) -> tuple[list, object]:
     """A shard of random documents: lists of sentences, lists of ids; and its record."""
     generator = random.Random(seed)
     documents = [
-        [
-            [generator.randrange(5, 1000) for _ in range(generator.randint(1, 9))]
-            for _ in range(generator.randint(1, 5))
-        ]
+        [[generator.randrange(5, 1000) for _ in range(generator.randint(1, 9))] for _ in range(generator.randint(1, 5))]
         for _ in range(20)
     ]
     writer = ShardWriter(directory, name)
@@ -48,9 +45,7 @@ def corpus(tmp_path: Path) -> tuple[Path, list]:
 
 
 def read(directory: Path, **options) -> object:
-    return open_corpus(
-        directory, "train", **{"tokenizer_fingerprint": FINGERPRINT, "verify": True, **options}
-    )
+    return open_corpus(directory, "train", **{"tokenizer_fingerprint": FINGERPRINT, "verify": True, **options})
 
 
 def edit_manifest(directory: Path, change) -> None:

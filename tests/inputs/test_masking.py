@@ -108,9 +108,7 @@ def test_what_is_not_masked_is_shown_as_it_is(examples):
 def test_ngram_lengths_follow_one_over_n(text, max_ngram):
     corpus, tokenizer = text
     batches = make_batches(corpus, tokenizer, length=512, max_ngram=max_ngram, seed=max_ngram)
-    runs = [
-        run for example in take_examples(batches, tokenizer, 600) for run in masked_runs(example, tokenizer)
-    ]
+    runs = [run for example in take_examples(batches, tokenizer, 600) for run in masked_runs(example, tokenizer)]
     for n, share in enumerate(_shares(max_ngram), 1):
         assert share == 1 or deviation(runs.count(n), len(runs), share) < 4
 
@@ -156,9 +154,7 @@ def _mask_plain_sequences(count: int, words: int, max_ngram: int) -> np.ndarray:
     vocab_size = 100
     rank = np.arange(vocab_size, dtype=np.int32) - 5
     rank[:5] = -1
-    rules = MaskRules(
-        0.15, 0, max_ngram, 4, np.arange(5, vocab_size, dtype=np.int32), rank, np.ones(vocab_size, bool)
-    )
+    rules = MaskRules(0.15, 0, max_ngram, 4, np.arange(5, vocab_size, dtype=np.int32), rank, np.ones(vocab_size, bool))
     length = 2 * words + 3
     original = np.full(length, 50, np.int32)
     original[[0, words + 1, length - 1]] = 2, 3, 3
@@ -195,10 +191,7 @@ def test_logged_statistics_agree_with_the_recount(text):
     batches = make_batches(corpus, tokenizer, length=128, size=256)
     features = {name: jnp.asarray(array) for name, array in device_fields(batches.batch(3)).items()}
     logged = summarize(
-        {
-            name: float(value)
-            for name, value in batch_statistics(*(features[name] for name in STATISTICS)).items()
-        }
+        {name: float(value) for name, value in batch_statistics(*(features[name] for name in STATISTICS)).items()}
         | dict(mlm_loss=0.0, mlm_hits=0.0, mlm_weight=1.0, sop_loss=0.0, sop_hits=0.0, sop_weight=256.0)
     )
     examples = take_examples(batches, tokenizer, 4 * 256)[3 * 256 :]

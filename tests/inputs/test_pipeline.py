@@ -37,9 +37,7 @@ def test_batches_do_not_depend_on_the_order_of_calls(prose, batches):
     steps = np.random.default_rng(0).permutation(_steps_of_three_epochs(batches))
     shuffled = {int(step): _digest(batches.batch(int(step))) for step in steps}
     again = make_batches(*prose, length=128, size=64)
-    assert [shuffled[step] for step in range(len(steps))] == [
-        _digest(again.batch(s)) for s in range(len(steps))
-    ]
+    assert [shuffled[step] for step in range(len(steps))] == [_digest(again.batch(s)) for s in range(len(steps))]
 
 
 def test_rows_asked_for_alone_are_the_rows_of_the_batch(batches):
@@ -89,9 +87,7 @@ def test_another_process_makes_the_same_batches(prose, batches, tmp_path):
     assert found.stdout.strip() == _digest(batches.batch(30))
 
 
-@pytest.mark.parametrize(
-    "other", [dict(seed=2), dict(seed=1 + 100 * 2**31), dict(seed=2**40), dict(objective="none")]
-)
+@pytest.mark.parametrize("other", [dict(seed=2), dict(seed=1 + 100 * 2**31), dict(seed=2**40), dict(objective="none")])
 def test_another_seed_phase_or_objective_gives_other_data(prose, batches, other):
     mine, others = batches.batch(0), make_batches(*prose, **dict(length=128, size=64) | other).batch(0)
     same = (mine.origin == others.origin).all(axis=1).mean()

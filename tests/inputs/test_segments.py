@@ -44,9 +44,7 @@ def _assert_each_token_is_read_once(examples, corpus):
             if example.shard == number:
                 text = _in_source_order(example)
                 assert text == shard.tokens[example.token : example.token + len(text)].tolist()
-                first, last = shard.sentences[
-                    shard.documents[example.document : example.document + 2]
-                ].tolist()
+                first, last = shard.sentences[shard.documents[example.document : example.document + 2]].tolist()
                 assert first <= example.token and example.token + len(text) <= last
                 stretches.append((example.token, example.token + len(text)))
         stretches.sort()
@@ -89,9 +87,7 @@ def test_segments_meet_between_sentences_where_there_are_two(prose, length):
         shard = corpus.shards[example.shard]
         text = _in_source_order(example)
         middle = example.token + len(example.second if example.label else example.first)
-        inner = shard.sentences[
-            (shard.sentences > example.token) & (shard.sentences < example.token + len(text))
-        ]
+        inner = shard.sentences[(shard.sentences > example.token) & (shard.sentences < example.token + len(text))]
         assert middle in inner or len(inner) == 0
 
 
@@ -132,9 +128,7 @@ def test_an_unrelated_segment_is_of_one_other_document(tmp_path, length):
     corpus = write_corpus(tmp_path / "corpus", documents)
     tokens = corpus.shards[0].tokens.tobytes()
     labels = Counter()
-    for example in take_examples(
-        make_batches(corpus, tokenizer, length=length, objective="nsp"), tokenizer, 3000
-    ):
+    for example in take_examples(make_batches(corpus, tokenizer, length=length, objective="nsp"), tokenizer, 3000):
         sources = {document_of_piece(piece) for piece in example.second} - {None}
         own = {document_of_piece(piece) for piece in example.first} - {None}
         assert own <= {example.document}
@@ -168,9 +162,7 @@ def test_the_end_of_a_pair_does_not_give_an_unrelated_segment_away(real_text):
     corpus, tokenizer = real_text
     full, ends, count = Counter(), Counter(), Counter()
     sentence_ends = {tokenizer.piece_to_id(piece) for piece in '.!?"'}
-    for example in take_examples(
-        make_batches(corpus, tokenizer, length=128, objective="nsp"), tokenizer, 2000
-    ):
+    for example in take_examples(make_batches(corpus, tokenizer, length=128, objective="nsp"), tokenizer, 2000):
         count[example.label] += 1
         full[example.label] += len(example.original) == 128
         ends[example.label] += example.second[-1] in sentence_ends
@@ -186,9 +178,7 @@ def test_a_short_target_is_as_frequent_and_as_long_as_asked(tmp_path, probabilit
     examples = take_examples(batches, vocabulary(4), batches.epoch(0).size)
     ends = corpus.shards[0].sentences[corpus.shards[0].documents[1:]].tolist()
     lengths = Counter(
-        len(example.original) - 3
-        for example in examples
-        if example.token + len(example.original) - 3 not in ends
+        len(example.original) - 3 for example in examples if example.token + len(example.original) - 3 not in ends
     )
     capacity, total = 61, sum(lengths.values())
     assert min(lengths) >= 2 and max(lengths) <= capacity
