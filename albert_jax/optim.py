@@ -31,7 +31,7 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     (Google's optimization.py). The first update has rate 0.
     """
 
-    def rate(step: Array) -> Array:
+    def rate(step: Array | int) -> Array:
         step = jnp.asarray(step, jnp.float32)
         warming = config.peak_learning_rate * step / max(config.warmup_steps, 1)
         decaying = config.peak_learning_rate * jnp.maximum(0.0, 1.0 - step / total_steps)

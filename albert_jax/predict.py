@@ -58,12 +58,17 @@ def fill_mask(
 
     scores = np.asarray(probabilities(params))
     return [
-        [
-            [Completion(tokenizer.id_to_piece(int(piece)).lstrip("▁"), float(at[piece])) for piece in at.argsort()[::-1][:top_k]]
-            for at in scores[row, : ids.count(tokenizer.mask_id)]
-        ]
+        [_likeliest(tokenizer, at, top_k) for at in scores[row, : ids.count(tokenizer.mask_id)]]
         for row, ids in enumerate(encoded)
-    ]  # fmt: skip
+    ]
+
+
+def _likeliest(tokenizer: AlbertTokenizer, probabilities: np.ndarray, top_k: int) -> list[Completion]:
+    """The `top_k` best of probabilities [V]."""
+    return [
+        Completion(tokenizer.id_to_piece(int(piece)).removeprefix("▁"), float(probabilities[piece]))
+        for piece in probabilities.argsort()[::-1][:top_k]
+    ]
 
 
 def _encode(tokenizer: AlbertTokenizer, sentence: str, longest: int) -> list[int]:
@@ -71,9 +76,12 @@ def _encode(tokenizer: AlbertTokenizer, sentence: str, longest: int) -> list[int
         raise UserError(f"{sentence!r}: contains no {MASK}")
     ids = [tokenizer.cls_id]
     for index, part in enumerate(sentence.split(MASK)):
+        pieces = tokenizer.encode(part)
         if index:
             ids.append(tokenizer.mask_id)
-        ids += tokenizer.encode(part)
+            if pieces and not part[0].isspace() and tokenizer.id_to_piece(pieces[0]) == "▁":
+                del pieces[0]  # SentencePiece begins every text with a space; "[MASK]." has none
+        ids += pieces
     ids.append(tokenizer.sep_id)
     if len(ids) > longest:
         raise UserError(f"{sentence[:60]!r}...: {len(ids)} pieces, more than the model's {longest} positions")
