@@ -69,9 +69,7 @@ def claim(output: Path, settings: dict[str, Any]) -> Iterator[bool]:
             return
         progress = output / PROGRESS_FOLDER
         if output.exists() and not progress.exists() and any(output.iterdir()):
-            raise UserError(
-                f"{output}: holds other files and no corpus; give a new or empty folder as --output"
-            )
+            raise UserError(f"{output}: holds other files and no corpus; give a new or empty folder as --output")
         progress.mkdir(parents=True, exist_ok=True)
         lock = open(progress / LOCK_FILE, "w")
     except OSError as error:
@@ -210,9 +208,7 @@ class _ItemEncoder:
 
     def _new_writer(self, split: str) -> ShardWriter:
         part = len(self.records[split])
-        return ShardWriter(
-            Path(self.job.output), f"{split}-{self.item.number:05d}" + (f"-{part}" if part else "")
-        )
+        return ShardWriter(Path(self.job.output), f"{split}-{self.item.number:05d}" + (f"-{part}" if part else ""))
 
 
 def held_out_rule(fraction: float, seed: int) -> Callable[[bytes], bool]:

@@ -83,13 +83,9 @@ class Build:
     def finish(self, markers: dict[int, Marker]) -> None:
         """Declares the corpus complete, from the markers of all items."""
         ordered = [markers[item.number] for item in self.items]
-        shards = {
-            split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS
-        }
+        shards = {split: [record for marker in ordered for record in marker.shards[split]] for split in SPLITS}
         if not any(shards.values()):
-            raise UserError(
-                f"{self.output}: the sources hold no document of two tokens or more; nothing to encode"
-            )
+            raise UserError(f"{self.output}: the sources hold no document of two tokens or more; nothing to encode")
         write_manifest(
             self.output,
             shards=shards,
@@ -217,9 +213,7 @@ def _encode(build: Build, processes: int) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        n: version(n) for n in ("numpy", "sentencepiece", "sentencex")
-    }
+    return {"python": platform.python_version()} | {n: version(n) for n in ("numpy", "sentencepiece", "sentencex")}
 
 
 def stop_like_interrupt(signal_number: int, frame: Any) -> None:

@@ -60,9 +60,7 @@ def encode_corpus_with_beam(arguments: Arguments, beam_options: Sequence[str] = 
         if build:
             done = read_markers(build.output, len(build.items))
             todo = [item for item in build.items if item.number not in done]
-            options = beam.options.pipeline_options.PipelineOptions(
-                list(beam_options), save_main_session=False
-            )
+            options = beam.options.pipeline_options.PipelineOptions(list(beam_options), save_main_session=False)
             with beam.Pipeline(options=options) as pipeline:
                 items = pipeline | "items" >> beam.Create(todo) | "spread" >> beam.Reshuffle()
                 _ = items | "encode" >> beam.ParDo(_encode_with(build.job))

@@ -8,6 +8,7 @@ more than the encoding.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 
 from albert_jax.tokenizer import AlbertTokenizer
@@ -42,9 +43,7 @@ class _Layout:
     line_ranges: list[tuple[int, int]] = field(default_factory=list)
 
 
-def encode_documents(
-    documents: Sequence[bytes], tokenizer: AlbertTokenizer, language: str
-) -> EncodedDocuments:
+def encode_documents(documents: Sequence[bytes], tokenizer: AlbertTokenizer, language: str) -> EncodedDocuments:
     """Encodes documents: UTF-8, lines separated by newlines, each a paragraph or a sentence.
 
     The ids are those of `tokenizer.encode` on the same stretch of text; sentences divide them. Sentences
@@ -54,9 +53,7 @@ def encode_documents(
     lines = prepare_lines(documents, tokenizer.do_lower_case, tokenizer.unchanged_characters)
     layout = _lay_out(documents, lines)
     if not layout.texts:
-        return EncodedDocuments(
-            np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.int64), len(documents)
-        )
+        return EncodedDocuments(np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.int64), len(documents))
     unchanged = np.array([lines.unchanged[first:end].all() for first, end in layout.line_ranges])
     tokens, lengths = tokenizer.encode_normalized(layout.texts, unchanged)
     found = find_sentences(lines, language)
@@ -106,7 +103,7 @@ def _cut_at_sentences(
     sentences_before = np.concatenate([[0], np.cumsum(found.per_line)])
     first_sentences, end_sentences = sentences_before[first_lines], sentences_before[end_lines]
     words_before = np.concatenate([[0], np.cumsum(found.words)])
-    word_starts = np.flatnonzero(tokenizer.after_space.take(tokens))
+    word_starts = _positions(tokens, tokenizer.after_space)
     text_ends = np.cumsum(lengths)
     pieces_before = np.searchsorted(word_starts, np.concatenate([[0], text_ends]))
     agree = np.diff(pieces_before) == words_before[end_sentences] - words_before[first_sentences]
@@ -131,9 +128,18 @@ def _cut_at_sentences(
     return np.concatenate(token_parts), np.concatenate(length_parts), counts
 
 
-def _leave_out_short(
-    tokens: np.ndarray, sentences: np.ndarray, owners: np.ndarray, documents: int
-) -> EncodedDocuments:
+@numba.njit(cache=True, nogil=True)
+def _positions(tokens: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where the tokens are that `wanted` is true for; numpy would make three arrays on the way."""
+    positions = np.empty(len(tokens), np.int64)
+    count = 0
+    for i in range(len(tokens)):
+        positions[count] = i
+        count += wanted[tokens[i]]
+    return positions[:count]
+
+
+def _leave_out_short(tokens: np.ndarray, sentences: np.ndarray, owners: np.ndarray, documents: int) -> EncodedDocuments:
     """Drops sentences without ids and documents that cannot form a pair; `owners` is the document of each
     sentence."""
     document_tokens = np.bincount(owners, sentences, documents)

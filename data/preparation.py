@@ -27,27 +27,26 @@ _MARKS = (
     ("'\u2019", _APOSTROPHE),
 )
 _NEWLINE, _BLANK = ord("\n"), ord(" ")
+LINE_BREAK = b"\n\n"  # what sentencex takes for the end of a paragraph
 
 
 @dataclass(frozen=True)
 class PreparedLines:
     """The lines of some documents.
 
-    text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is in
-    it.
-    hidden: the lines in their own case with quotation marks hidden, as `data.sentences` wants them, character
-    for character the same length. hidden_utf8: these, with newlines between them. unchanged: bool [lines],
-    see `AlbertTokenizer.encode_normalized`. single: bool [lines], ASCII with . ! ? at the end alone, so
-    surely one sentence. moved: bool [lines], those that do not stand in `text` between their neighbours.
+    text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is.
+    hidden: the lines that are not empty in their own case, quotation marks hidden, `LINE_BREAK` between them;
+    each character for character as long as in `text`. hidden_is_ascii: bool [lines].
+    unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`.
+    moved: bool [lines], those that do not stand in `text` between their neighbours.
     """
 
     text: bytes
     starts: np.ndarray
     ends: np.ndarray
-    hidden: list[str]
-    hidden_utf8: bytes
+    hidden: bytes
+    hidden_is_ascii: np.ndarray
     unchanged: np.ndarray
-    single: np.ndarray
     moved: np.ndarray
 
     def line(self, index: int) -> bytes:
@@ -75,17 +74,23 @@ def prepare_lines(documents: Sequence[bytes], do_lower_case: bool, unchanged: np
     lines = text.split(b"\n")
     cleaned = [clean(lines[i].decode()) for i in moved]
     more = _prepare("\n".join(map(_lower_rare, cleaned) if do_lower_case else cleaned).encode(), tables)
-    for array, source, offset in (
-        (prepared.starts, more.starts, len(prepared.text)),
-        (prepared.ends, more.ends, len(prepared.text)),
-        (prepared.unchanged, more.unchanged, 0),
-        (prepared.single, more.single, 0),
+    hidden = _lines_of(prepared)
+    for i, line in zip(moved.tolist(), _lines_of(more), strict=True):
+        hidden[i] = line
+    for array, source in (
+        (prepared.starts, more.starts + len(prepared.text)),
+        (prepared.ends, more.ends + len(prepared.text)),
+        (prepared.unchanged, more.unchanged),
+        (prepared.hidden_is_ascii, more.hidden_is_ascii),
     ):
-        array[moved] = source + offset if offset else source
-    for i, hidden in zip(moved, more.hidden, strict=True):
-        prepared.hidden[i] = hidden
-    hidden_utf8 = "\n".join(prepared.hidden).encode()
-    return replace(prepared, text=prepared.text + more.text, hidden_utf8=hidden_utf8)
+        array[moved] = source
+    return replace(prepared, text=prepared.text + more.text, hidden=LINE_BREAK.join(filter(None, hidden)))
+
+
+def _lines_of(prepared: PreparedLines) -> list[bytes]:
+    """`hidden` line by line, with the empty ones."""
+    hidden = iter(prepared.hidden.split(LINE_BREAK))
+    return [next(hidden) if end > start else b"" for start, end in zip(prepared.starts, prepared.ends, strict=True)]
 
 
 def _lower_rare(line: str) -> str:
@@ -132,19 +137,17 @@ def _prepare(text: bytes, tables: tuple[np.ndarray, ...]) -> PreparedLines:
     raw = np.frombuffer(text, np.uint8)
     lines = int(np.count_nonzero(raw == _NEWLINE)) + 1
     # A character of two bytes may become one of three, none grows more.
-    normal, hidden = (np.empty(len(raw) * 3 // 2 + 4, np.uint8) for _ in range(2))
+    normal, hidden = (np.empty(2 * len(raw) + 4, np.uint8) for _ in range(2))
     starts, ends = np.zeros((2, lines), np.int64)
-    is_unchanged, single, moved = np.zeros((3, lines), np.bool_)
+    is_unchanged, is_ascii, moved = np.zeros((3, lines), np.bool_)
     kinds, _, lowered, unchanged = tables
     # What each byte becomes where it is the simplest case; 0 where it is not, as for all above ASCII.
     plain = np.zeros(256, np.uint8)
     plain[:128] = np.where((kinds[:128] == _ORDINARY) & unchanged[:128], lowered[:128], 0)
     plain[_BLANK] = _BLANK
-    sizes = _run(raw, plain, *tables, normal, hidden, starts, ends, is_unchanged, single, moved)
-    shown = hidden[: sizes[1]].tobytes()
-    hidden_lines = shown.decode().split("\n")
+    sizes = _run(raw, plain, *tables, normal, hidden, starts, ends, is_unchanged, is_ascii, moved)
     return PreparedLines(
-        normal[: sizes[0]].tobytes(), starts, ends, hidden_lines, shown, is_unchanged, single, moved
+        normal[: sizes[0]].tobytes(), starts, ends, hidden[: sizes[1]].tobytes(), is_ascii, is_unchanged, moved
     )
 
 
@@ -171,9 +174,7 @@ def _put(buffer: np.ndarray, size: int, code: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _run(  # noqa: PLR0917 compiled functions take no keywords cheaply
-    raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, single, moved
-):
+def _run(raw, plain, kinds, cleaned, lowered, unchanged, text, hidden, starts, ends, is_unchanged, is_ascii, moved):
     """Fills the seven arrays at the end; returns the sizes of text and hidden. One line is one turn of the
     outer loop."""
     text_size = hidden_size = i = 0
@@ -183,7 +184,11 @@ def _run(  # noqa: PLR0917 compiled functions take no keywords cheaply
             text[text_size] = _BLANK
             text_size += 1
         start = starts[line] = text_size
-        is_unchanged[line] = True
+        is_unchanged[line] = is_ascii[line] = True
+        hidden_start = hidden_size
+        if hidden_size:
+            hidden[hidden_size] = hidden[hidden_size + 1] = _NEWLINE
+            hidden_size += 2
         while i < total:
             byte = raw[i]
             if plain[byte]:
@@ -238,23 +243,13 @@ def _run(  # noqa: PLR0917 compiled functions take no keywords cheaply
                 elif kind != _APOSTROPHE or i == total or raw[i] <= _BLANK:
                     shown = _SHOWN_CLOSING
             text_size = _put(text, text_size, low)
+            is_ascii[line] &= shown < 0x80
             hidden_size = _put(hidden, hidden_size, shown)
         i += 1
         if text_size > start and text[text_size - 1] == _BLANK:
             text_size -= 1
             hidden_size -= 1
         ends[line] = text_size
-        # From the end: marks and what may stand behind them, then nothing that could end a sentence.
-        first, last = hidden_size - (text_size - start), hidden_size - 1
-        while last >= first and (hidden[last] < 0x30 or hidden[last] == 0x3F):
-            last -= 1
-        single[line] = True
-        for j in range(max(first, 0), last + 1):
-            byte = hidden[j]
-            if byte >= 0x80 or byte in (0x2E, 0x21, 0x3F):
-                single[line] = False
-                break
-        if line + 1 < len(starts):
-            hidden[hidden_size] = _NEWLINE
-            hidden_size += 1
+        if text_size == start:
+            hidden_size = hidden_start
     return text_size, hidden_size

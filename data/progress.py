@@ -29,9 +29,7 @@ class BuildProgress:
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
         )
-        self._bar = (
-            Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
-        )
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
 
     def __enter__(self) -> "BuildProgress":
         if self._bar:

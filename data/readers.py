@@ -186,9 +186,7 @@ class PieceReader:
             return text.encode()
         except UnicodeEncodeError as error:
             where = self._where(self._line) if self.piece.path else self._row()
-            raise UserError(
-                f"{where}: a lone surrogate, {text[error.start]!a}, is no text; repair it"
-            ) from None
+            raise UserError(f"{where}: a lone surrogate, {text[error.start]!a}, is no text; repair it") from None
 
     def _row(self) -> str:
         return f"source {self.piece.source.spec!r}, row {self._rows:,} from {self.piece.start:,}"
@@ -216,9 +214,7 @@ class PieceReader:
                 )
             text = row[source.text]
             if not isinstance(text, str | bytes):
-                raise UserError(
-                    f"{self._row()}: column {source.text!r} holds {type(text).__name__}, not text"
-                )
+                raise UserError(f"{self._row()}: column {source.text!r} holds {type(text).__name__}, not text")
             try:
                 yield text.decode().encode() if isinstance(text, bytes) else self._encoded(text)
             except UnicodeDecodeError:
@@ -263,9 +259,7 @@ def _open_stream(source: Source) -> Any:
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(
-            source.name, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        dataset = load_dataset(source.name, source.config, split=source.split, revision=source.revision, streaming=True)
     except Exception as error:  # the hub, its client and the file systems below each raise their own kinds
         raise UserError(f"source {source.spec!r}: cannot be opened: {_first_line(error)}") from None
     return dataset.select_columns([source.text]) if source.text in (dataset.column_names or ()) else dataset
@@ -281,9 +275,7 @@ def _open_disk(source: Source) -> Any:
         raise UserError(f"source {source.spec!r}: cannot be opened: {_first_line(error)}") from None
     if isinstance(dataset, DatasetDict):
         if source.split not in dataset:
-            raise UserError(
-                f"source {source.spec!r}: no split {source.split!r}, there are {', '.join(dataset)}"
-            )
+            raise UserError(f"source {source.spec!r}: no split {source.split!r}, there are {', '.join(dataset)}")
         dataset = dataset[source.split]
     return dataset.select_columns([source.text]) if source.text in dataset.column_names else dataset
 

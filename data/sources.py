@@ -124,11 +124,7 @@ def list_files(source: Source) -> list[tuple[str, int]]:
     except OSError as error:
         raise UserError(f"source {source.spec!r}: {error.filename}: {error.strerror}") from None
     if not files:
-        what = (
-            "the folder holds no files"
-            if path.is_dir()
-            else "no such file, and no file matches it as a pattern"
-        )
+        what = "the folder holds no files" if path.is_dir() else "no such file, and no file matches it as a pattern"
         raise UserError(f"source {source.spec!r}: {what}")
     if not any(size for _, size in files):
         raise UserError(f"source {source.spec!r}: empty, its {len(files):,} file(s) hold 0 bytes")

@@ -78,9 +78,7 @@ def train_vocab(
     """
     output = Path(output)
     if not 0 < vocab_size <= MAX_VOCAB_SIZE:
-        raise UserError(
-            f"vocab_size is {vocab_size:,}, expected 1 to {MAX_VOCAB_SIZE:,}: corpora hold ids in 16 bits"
-        )
+        raise UserError(f"vocab_size is {vocab_size:,}, expected 1 to {MAX_VOCAB_SIZE:,}: corpora hold ids in 16 bits")
     if input_sentences < 1:
         raise UserError(f"input_sentences is {input_sentences}, expected at least 1")
     if not sources:
@@ -113,7 +111,7 @@ def _sentences(pieces: Sequence[Piece], do_lower_case: bool, language: str) -> I
             for document in reader:
                 lines = prepare_lines([document], do_lower_case, nothing_unchanged)
                 found = find_sentences(lines, language)
-                for sentence in separate_sentences(lines, found, 0, len(lines.hidden)):
+                for sentence in separate_sentences(lines, found, 0, len(lines.ends)):
                     yield from _cut(sentence)
                 consumed = reader.consumed
                 progress.add(done_bytes=consumed - reported, text_bytes=len(document))
@@ -183,8 +181,7 @@ def _explain(failure: RuntimeError, vocab_size: int) -> Exception:
         )
     if match := re.search(r"smaller than required_chars\D*(\d+) vs (\d+)", message):
         return UserError(
-            f"vocab_size is {vocab_size:,}, too small: "
-            f"the characters of this text alone need {int(match[2]):,}"
+            f"vocab_size is {vocab_size:,}, too small: the characters of this text alone need {int(match[2]):,}"
         )
     return UserError(f"SentencePiece cannot train on this text: {message[:500]}")
 

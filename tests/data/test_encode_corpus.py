@@ -53,16 +53,12 @@ def command(*options: object) -> list[str]:
 
 
 def run(*options: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*options), capture_output=True, text=True, check=False, timeout=120, cwd="/"
-    )
+    return subprocess.run(command(*options), capture_output=True, text=True, check=False, timeout=120, cwd="/")
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, large_file, vocabulary) -> Path:
-    return encode_corpus(
-        [str(large_file)], vocabulary, tmp_path_factory.mktemp("reference") / "c", processes=1
-    )
+    return encode_corpus([str(large_file)], vocabulary, tmp_path_factory.mktemp("reference") / "c", processes=1)
 
 
 def test_the_corpus_holds_the_text(tmp_path, text_file, documents, vocabulary):
@@ -76,9 +72,7 @@ def test_the_corpus_holds_the_text(tmp_path, text_file, documents, vocabulary):
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path, large_file, vocabulary, reference):
-    done = run(
-        "--sources", large_file, "--tokenizer", vocabulary, "--output", tmp_path / "c", "--processes", 3
-    )
+    done = run("--sources", large_file, "--tokenizer", vocabulary, "--output", tmp_path / "c", "--processes", 3)
     assert done.returncode == 0, done.stderr
     assert shards(tmp_path / "c") == shards(reference)
     assert (tmp_path / "c/manifest.json").read_text() == (reference / "manifest.json").read_text()
@@ -168,9 +162,7 @@ def test_the_seed_changes_what_is_held_out(tmp_path, text_file, vocabulary):
 
 def test_held_out_sources_take_the_place_of_the_fraction(tmp_path, text_file, vocabulary):
     (tmp_path / "dev.txt").write_text("badi kalo mina.\n\nfago sotu.")
-    folder = encode_corpus(
-        [str(text_file)], vocabulary, tmp_path / "c", held_out_sources=[str(tmp_path / "dev.txt")]
-    )
+    folder = encode_corpus([str(text_file)], vocabulary, tmp_path / "c", held_out_sources=[str(tmp_path / "dev.txt")])
     assert texts(folder, "held_out") == ["badi kalo mina.", "fago sotu."]
     assert len(texts(folder, "train")) == 300
 
@@ -217,9 +209,7 @@ def test_two_builds_do_not_share_a_folder(tmp_path, text_file, vocabulary):
         encode_corpus([str(text_file)], vocabulary, tmp_path / "c")
 
 
-@pytest.mark.skipif(
-    not shutil.which("unshare") or os.geteuid() != 0, reason="needs root to mount a small disk"
-)
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs root to mount a small disk")
 def test_a_full_disk_is_said_and_the_build_continues(tmp_path, large_file, vocabulary, reference):
     folder = tmp_path / "c"
     options = " ".join(map(str, ("--sources", large_file, "--tokenizer", vocabulary, "--output", folder)))

@@ -17,7 +17,7 @@ NONE_UNCHANGED = np.zeros(0x10000, bool)
 
 def split(text: str, language: str = "en", do_lower_case: bool = False) -> list[str]:
     lines = prepare_lines([text.encode()], do_lower_case, NONE_UNCHANGED)
-    return separate_sentences(lines, find_sentences(lines, language), 0, len(lines.hidden))
+    return separate_sentences(lines, find_sentences(lines, language), 0, len(lines.ends))
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
@@ -27,12 +27,13 @@ def test_every_character_is_normalised_as_defined(vocabulary, do_lower_case):
     characters = [c for c in characters if unicodedata.category(c) not in ("Co", "Cn")]
     lines = [f" x{c} {c}y {c}" for c in characters]
     prepared = prepare_lines(["\n".join(lines).encode()], do_lower_case, tokenizer.unchanged_characters)
+    hidden = prepared.hidden.decode().split("\n\n")
     for i, line in enumerate(lines):
         # A space that decomposition makes is one space here; SentencePiece would collapse it anyway.
         expected = " ".join(tokenizer.normalize(line).split(" ")).strip()
         expected = " ".join(filter(None, expected.split(" ")))
         assert prepared.line(i).decode() == expected, (hex(ord(characters[i])), line)
-        assert len(prepared.hidden[i]) == len(expected)
+        assert len(hidden[i]) == len(expected)
 
 
 def test_a_line_with_many_kinds_of_space_is_collapsed():
@@ -54,6 +55,7 @@ def test_final_sigma_is_lowered_by_its_place():
         ("'Go. Don't wait.' He left.", ["'Go.", "Don't wait.'", "He left."]),
         ('"Why?" he asked. "No!"', ['"Why?" he asked.', '"No!"']),
         ("One line\nAnother. Line", ["One line", "Another.", "Line"]),
+        ('One.\n"\n\n\u201d\nTwo. "\nThree', ["One.", '"', "\u201d", "Two.", '"', "Three"]),
         ("", []),
     ],
 )

@@ -52,7 +52,7 @@ def test_any_blank_lines_divide_documents_wherever_cut(tmp_path, monkeypatch, bl
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".xz", lzma)])
-def test_compressed_files_give_the_same(  # noqa: PLR0917
+def test_compressed_files_give_the_same(
     text_file, documents, rows, tmp_path, suffix, module
 ):
     with module.open(tmp_path / f"x.txt{suffix}", "wt", encoding="utf-8") as file:
@@ -99,9 +99,7 @@ def disk_dataset(tmp_path_factory, rows) -> Path:
 
     path = tmp_path_factory.mktemp("disk")
     Dataset.from_list(rows).save_to_disk(path / "one")
-    DatasetDict(train=Dataset.from_list(rows[:9]), test=Dataset.from_list(rows[9:])).save_to_disk(
-        path / "two"
-    )
+    DatasetDict(train=Dataset.from_list(rows[:9]), test=Dataset.from_list(rows[9:])).save_to_disk(path / "two")
     return path
 
 
@@ -132,9 +130,7 @@ def tfds_folder(tmp_path_factory, documents) -> Path:
 
         def _info(self):
             return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict(
-                    {"text": tfds.features.Text(), "title": tfds.features.Text()}
-                )
+                features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "title": tfds.features.Text()})
             )
 
         def _split_generators(self, manager):

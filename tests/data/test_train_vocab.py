@@ -36,9 +36,7 @@ def test_the_same_text_gives_the_same_file(tmp_path, text_file, vocabulary):
 
 def test_the_seed_draws_the_sample(tmp_path, text_file):
     one, same, two = (
-        train_vocab(
-            [str(text_file)], tmp_path / name, vocab_size=60, input_sentences=200, seed=seed
-        ).read_bytes()
+        train_vocab([str(text_file)], tmp_path / name, vocab_size=60, input_sentences=200, seed=seed).read_bytes()
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert one == same != two
