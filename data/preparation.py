@@ -129,6 +129,9 @@ def _tables(do_lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for code, becomes in enumerate(cleaned.tolist()):
             if kinds[code] not in (_SPACE, _DROPPED, _MOVED) and not 0xD800 <= code < 0xE000:
                 lowered[code] = ord(chr(becomes).lower())
+    # These SentencePiece takes for spaces, so words must be counted that way; where a model does not, the counts
+    # differ from what it gives, and the sentences are encoded one by one.
+    cleaned[[0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2581, 0xFEFF, 0xFFFD]] = _BLANK
     return kinds, cleaned, lowered
 
 
