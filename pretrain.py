@@ -30,7 +30,7 @@ from albert_jax.config import (
     save_json,
     scale_to_batch_size,
 )
-from albert_jax.errors import UserError, exit_cleanly
+from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 from albert_jax.evaluate import Evaluator
 from albert_jax.flops import device_peak_flops, training_flops_per_sequence
 from albert_jax.inputs.corpus import Corpus
@@ -39,7 +39,7 @@ from albert_jax.objectives import summarize
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.predict import MASK, fill_mask
 from albert_jax.report import dry_run_report
-from albert_jax.run_directory import RunDirectory
+from albert_jax.run_directory import ADVICE, RunDirectory
 from albert_jax.sharding import check_batch, make_mesh
 from albert_jax.tasks.pretraining import (
     batch_shapes,
@@ -95,7 +95,7 @@ def pretrain(config: PretrainConfig) -> int | None:
         check_batch(phase.batch_size, phase.accumulation, mesh)
     directory = RunDirectory(config.run_dir, config)
     try:
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
             run = prepare(config, mesh, directory)
             try:
                 return train(run)
@@ -126,7 +126,8 @@ class Run:
     seconds: float = 0.0
     """Training time of the interval under way, without evaluation and saving."""
     pending: tuple[int, dict[str, jax.Array], float, Phase] | None = None
-    """Step, sums and seconds of the last interval, which are fetched one interval late so that the loop never waits."""
+    """Step, sums and seconds of an interval that has just ended, until a step later its sums have arrived: the loop
+    never waits for them."""
 
 
 def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
@@ -151,10 +152,8 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
     train_step = compile_train_step(objective, optimizer, mesh, shardings, config.seed)
 
     # ---- where to start: 1 this run's latest checkpoint   2 scratch
-    directory.require_room(tree_bytes(abstract))
-    directory.save_description(config)
-    save_json(config.model, directory.path / "model.json")
-    tokenizer.save(directory.path / "tokenizer")
+    directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
+    directory.save_description(config, tokenizer)
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
     latest = checkpoints.latest_step
     state = create() if latest is None else checkpoints.load(latest, abstract)
@@ -236,6 +235,7 @@ def train(run: Run) -> int | None:
             # Wait for the step before: one in flight keeps the device busy, and more would only fill its memory.
             jax.block_until_ready(previous)
             previous = loss
+            flush_log(run)
             run.tracker.advance(step)
 
             if step % config.log_every == 0 or step == config.phases.total_steps:
@@ -272,6 +272,7 @@ def save(run: Run, step: int) -> None:
     flush_log(run)
     run.seconds += run.clock.lap()
     if run.checkpoints.latest_step != step:
+        run.directory.require_room(tree_bytes(run.state))
         run.checkpoints.save(step, run.state, run.tracker.value_at(step, "held_out/loss"))
     run.clock.lap()
 
@@ -284,9 +285,8 @@ def stopped(run: Run, step: int, stop: "StopRequest") -> None:
 
 
 def log(run: Run, step: int, phase: Phase) -> None:
-    """Takes the sums of the interval that ends here, and writes the record of the one before."""
+    """Takes the sums of the interval that ends here; `flush_log` writes them when they have arrived."""
     run.seconds += run.clock.lap()
-    flush_log(run)
     run.pending = (step, run.state.sums, run.seconds, phase)
     run.state = dataclasses.replace(run.state, sums=run.fresh_sums())
     run.seconds = 0.0

@@ -1,18 +1,20 @@
 """Checkpoints: the one place that knows Orbax. Weights, optimizer and position travel together; a checkpoint that was not
 written to its end does not exist; the newest few and the best stay."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from errno import EACCES, EDQUOT, ENOSPC, EROFS
+import logging
 from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from albert_jax.errors import UserError
+from albert_jax.errors import disk_errors_explained
+
+# Orbax's threads log the traceback of every error that they also hand on to us, several times over.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 BEST_METRIC = "held_out_loss"
+
+ADVICE = "make room and run the same command again: it continues from the last complete checkpoint"
 
 
 class Checkpoints:
@@ -42,7 +44,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, held_out_loss: float | None) -> None:
         """Starts writing; the state may be changed as soon as this returns. Raises what the save before it met."""
         metrics = None if held_out_loss is None else {BEST_METRIC: held_out_loss}
-        with _explained(self.directory):
+        with disk_errors_explained(self.directory, ADVICE):
             self._checkpointer.save_async(step, state, force=True, metrics=metrics)
 
     def load(self, step: int, abstract: Any = None) -> Any:
@@ -56,28 +58,9 @@ class Checkpoints:
             return self._checkpointer.load(step, {"params": abstract_params})["params"]
 
     def wait(self) -> None:
-        with _explained(self.directory):
+        with disk_errors_explained(self.directory, ADVICE):
             self._checkpointer.wait()
 
     def close(self) -> None:
-        with _explained(self.directory):
+        with disk_errors_explained(self.directory, ADVICE):
             self._checkpointer.close()
-
-
-@contextmanager
-def _explained(directory: Path) -> Iterator[None]:
-    """Turns a full, read-only or forbidden disk into a message; other failures pass."""
-    try:
-        yield
-    except Exception as error:
-        # Orbax and TensorStore report the system's error in their own types, so it is recognised by its text.
-        text = f"{error} {error.__cause__}"
-        reason = next(
-            (os.strerror(code) for code in (ENOSPC, EDQUOT, EROFS, EACCES) if os.strerror(code) in text), None
-        )
-        if reason is None:
-            raise
-        raise UserError(
-            f"{directory}: the checkpoint could not be written ({reason}); make room or permission and run the same "
-            "command again: it continues from the last complete checkpoint"
-        ) from error

@@ -6,12 +6,31 @@ it and how to fix it, exit code 2 and no traceback; a bug in our own code still 
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import EACCES, EDQUOT, ENOSPC, EROFS
 from typing import NoReturn
 
 
 class UserError(Exception):
     """Bad input. The message names the field or file, what was found, and the fix."""
+
+
+@contextmanager
+def disk_errors_explained(place: object, advice: str) -> Iterator[None]:
+    """Turns a full, read-only or forbidden disk into a `UserError`; other failures pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Orbax and TensorStore report the system's error in types of their own, so it is recognised by its text too.
+        text = f"{error} {error.__cause__}"
+        reasons = (os.strerror(code) for code in (ENOSPC, EDQUOT, EROFS, EACCES))
+        reason = next((reason for reason in reasons if reason in text), None)
+        if reason is None:
+            raise
+        raise UserError(f"{place}: cannot be written ({reason}); {advice}") from error
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:

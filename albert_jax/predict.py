@@ -66,7 +66,7 @@ def fill_mask(
 def _likeliest(tokenizer: AlbertTokenizer, probabilities: np.ndarray, top_k: int) -> list[Completion]:
     """The `top_k` best of probabilities [V]."""
     return [
-        Completion(tokenizer.id_to_piece(int(piece)).removeprefix("▁"), float(probabilities[piece]))
+        Completion(tokenizer.id_to_piece(int(piece)).removeprefix("▁") or "▁", float(probabilities[piece]))
         for piece in probabilities.argsort()[::-1][:top_k]
     ]
 

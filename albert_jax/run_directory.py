@@ -13,7 +13,9 @@ from typing import Any, TextIO
 from albert_jax.config import differences, save_json
 from albert_jax.errors import UserError
 
-CONFIG_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "versions.json", "lock"
+CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "model.json", "versions.json", "lock"
+TOKENIZER_FOLDER, METRICS_FILE = "tokenizer", "metrics.jsonl"
+ADVICE = "make room there, or give another --run_dir"
 RECORDED_PACKAGES = (
     "jax",
     "jaxlib",
@@ -38,13 +40,12 @@ class RunDirectory:
         """
         self.path = Path(path)
         self._check_configuration(config)
+        self._created = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: TextIO = (self.path / LOCK_FILE).open("w")
         except OSError as error:
-            raise UserError(
-                f"run_dir = {self.path}: cannot be written ({error.strerror}); give another --run_dir"
-            ) from error
+            raise UserError(f"run_dir = {self.path}: cannot be written ({error.strerror}); {ADVICE}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -52,15 +53,12 @@ class RunDirectory:
                 f"run_dir = {self.path}: another process is training there; wait for it, or give another --run_dir"
             ) from error
 
-    def save_description(self, config: Any) -> None:
-        """Writes the resolved configuration and the versions of everything that matters."""
-        try:
-            save_json(config, self.path / CONFIG_FILE)
-            (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"run_dir = {self.path}: cannot be written ({error.strerror}); make room, or give another --run_dir"
-            ) from error
+    def save_description(self, config: Any, tokenizer: Any) -> None:
+        """Writes the resolved configuration, the model's, the tokenizer, and the versions of everything that matters."""
+        save_json(config, self.path / CONFIG_FILE)
+        save_json(config.model, self.path / MODEL_FILE)
+        (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
+        tokenizer.save(self.path / TOKENIZER_FOLDER)
 
     def _check_configuration(self, config: Any) -> None:
         saved = self.path / CONFIG_FILE
@@ -81,19 +79,25 @@ class RunDirectory:
                 + "\nGive another --run_dir for this one, or set these fields back to continue that one."
             )
 
-    def require_room(self, checkpoint_bytes: int) -> None:
-        """Raises `UserError` unless two checkpoints fit: the new one is written before an old one is removed."""
+    def require_room(self, state_bytes: int, checkpoints: int = 1) -> None:
+        """Raises `UserError` unless so many new checkpoints of a state fit, so that none is begun in vain."""
         free = shutil.disk_usage(self.path).free
-        if free < 2 * checkpoint_bytes:
+        needed = checkpoints * (1.1 * state_bytes + 2**20)  # Orbax's own files, and the records beside
+        if free < needed:
             raise UserError(
-                f"run_dir = {self.path}: {free / 1e6:,.0f} MB are free, and two checkpoints of "
-                f"{checkpoint_bytes / 1e6:,.0f} MB must fit; make room, or give another --run_dir"
+                f"run_dir = {self.path}: {free / 1e6:,.1f} MB are free, and {needed / 1e6:,.1f} MB must be for "
+                f"{checkpoints} more checkpoint{'s' * (checkpoints > 1)}; {ADVICE}. Nothing of the run is lost: the same "
+                "command continues it from its latest checkpoint."
             )
 
     def release(self) -> None:
-        """Lets go of the folder, and removes it again if nothing came to be in it."""
-        if [path.name for path in self.path.iterdir()] == [LOCK_FILE]:
-            shutil.rmtree(self.path)
+        """Lets go of the folder; one that was created for a run that never began is removed again."""
+        if self._created and not (self.path / METRICS_FILE).exists():
+            shutil.rmtree(self.path / TOKENIZER_FOLDER, ignore_errors=True)
+            for name in (LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE):
+                (self.path / name).unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
         self._lock.close()
 
 

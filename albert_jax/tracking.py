@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-METRICS_FILE = "metrics.jsonl"
+from albert_jax.run_directory import METRICS_FILE
 
 
 class Tracker:
