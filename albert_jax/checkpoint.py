@@ -1,5 +1,5 @@
-"""Checkpoints: the one place that knows Orbax. Weights, optimizer and position travel together; a checkpoint that was not
-written to its end does not exist; the newest few and the best stay."""
+"""Checkpoints: the one place that knows Orbax. Weights, optimizer and position travel together; a checkpoint that was
+not written to its end does not exist; the newest few and the best stay."""
 
 import logging
 from pathlib import Path

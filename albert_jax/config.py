@@ -1,9 +1,8 @@
 """Every setting of a model and of a run, as frozen dataclasses that check themselves.
 
-`AlbertConfig` has the fields of Hugging Face's `config.json`, so the two map one to one. `PretrainConfig` holds all that
-decides a pretraining run; `load_config` reads one from a `configs/*.py` file and `parse_command` overrides it from the
-command line.
-"""
+`AlbertConfig` has the fields of Hugging Face's `config.json`, so the two map one to one. `PretrainConfig` holds all
+that decides a pretraining run; `load_config` reads one from a `configs/*.py` file and `parse_command` overrides it
+from the command line."""
 
 import ast
 import dataclasses
@@ -450,9 +449,10 @@ def differences(saved: Any, config: Any) -> list[str]:
 
 
 def scale_to_batch_size(config: PretrainConfig, batch_size: int) -> PretrainConfig:
-    """The same recipe at another global batch, by LAMB's rules (You et al. 2019, table 4), which give the paper's values
-    at 4096: the learning rate grows with the square root of the batch, the warm-up's share of the steps with the batch,
-    and the number of sequences seen stays, so 512 means 6.2e-4, 1/320 of the steps, and eight times the steps."""
+    """The same recipe at another global batch, by LAMB's rules (You et al. 2019, table 4), which give the paper's
+    values at 4096: the learning rate grows with the square root of the batch, the warm-up's share of the steps with
+    the batch, and the number of sequences seen stays, so 512 means 6.2e-4, 1/320 of the steps, and eight times the
+    steps."""
     require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
     require(
         len(set(config.phases.batch_size)) == 1,

@@ -28,8 +28,8 @@ def sentence_order_sums(logits: Float[Array, "B 2"], labels: Int[Array, " B"], w
 
 
 def total_loss(sums: Sums, mlm_weight: Array, sop_weight: Array) -> Float[Array, ""]:
-    """Masked-LM plus sentence-order loss, 1 : 1, each divided by the weight of the whole batch, of which `sums` may be a
-    part. The 1e-5 is Google's (run_pretraining.py). A batch without pairs to judge contributes 0 for them."""
+    """Masked-LM plus sentence-order loss, 1 : 1, each divided by the weight of the whole batch, of which `sums` may
+    be a part. The 1e-5 is Google's (run_pretraining.py). A batch without pairs to judge contributes 0 for them."""
     return sums["mlm_loss"] / (mlm_weight + 1e-5) + sums["sop_loss"] / jnp.maximum(sop_weight, 1.0)
 
 

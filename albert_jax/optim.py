@@ -1,9 +1,8 @@
 """LAMB and AdamW as Google's ALBERT computes them, and its learning-rate schedule.
 
-Neither is optax's of the same name: there is no bias correction, and LayerNorm and biases are excluded from weight decay
-*and* from the trust ratio (lamb_optimizer.py, optimization.py). Trust ratios follow the tensors as Google stores them,
-which is how our parameter tree holds them: query, key and value are three.
-"""
+Neither is optax's of the same name: there is no bias correction, and LayerNorm and biases are excluded from weight
+decay *and* from the trust ratio (lamb_optimizer.py, optimization.py). Trust ratios follow the tensors as Google
+stores them, which is how our parameter tree holds them: query, key and value are three."""
 
 from typing import Any, NamedTuple
 

@@ -54,7 +54,8 @@ class RunDirectory:
             ) from error
 
     def save_description(self, config: Any, tokenizer: Any) -> None:
-        """Writes the resolved configuration, the model's, the tokenizer, and the versions of everything that matters."""
+        """Writes the resolved configuration, the model's, the tokenizer, and the versions of everything that
+        matters."""
         save_json(config, self.path / CONFIG_FILE)
         save_json(config.model, self.path / MODEL_FILE)
         (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
@@ -85,9 +86,9 @@ class RunDirectory:
         needed = checkpoints * (1.1 * state_bytes + 2**20)  # Orbax's own files, and the records beside
         if free < needed:
             raise UserError(
-                f"run_dir = {self.path}: {free / 1e6:,.1f} MB are free, and {needed / 1e6:,.1f} MB must be for "
-                f"{checkpoints} more checkpoint{'s' * (checkpoints > 1)}; {ADVICE}. Nothing of the run is lost: the same "
-                "command continues it from its latest checkpoint."
+                f"run_dir = {self.path}: {free / 1e6:,.1f} MB are free, but the next {checkpoints} checkpoint(s) need "
+                f"{needed / 1e6:,.1f} MB; {ADVICE}. Nothing of the run is lost: the same command continues it from its "
+                "latest checkpoint."
             )
 
     def release(self) -> None:

@@ -79,8 +79,8 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
         unit = accumulation * shards
         nearest = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
         raise UserError(
-            f"phases.batch_size = {batch_size}: does not divide into {accumulation} accumulation steps x {shards} shares "
-            f"(mesh.data x mesh.fsdp); use {' or '.join(map(str, nearest))}, or another accumulation or mesh"
+            f"phases.batch_size = {batch_size}: does not divide into {accumulation} accumulation steps x {shards} "
+            f"shares (mesh.data x mesh.fsdp); use {' or '.join(map(str, nearest))}, or another accumulation or mesh"
         )
 
 

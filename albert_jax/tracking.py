@@ -1,5 +1,5 @@
-"""What a run says of itself: `metrics.jsonl` is the record, TensorBoard stands beside it, and people get a progress bar on
-a terminal or plain lines anywhere else, which `log.txt` keeps in either case."""
+"""What a run says of itself: `metrics.jsonl` is the record, TensorBoard stands beside it, and people get a progress
+bar on a terminal or plain lines anywhere else, which `log.txt` keeps in either case."""
 
 import json
 import math
@@ -20,8 +20,8 @@ class Tracker:
     """Writes the metrics of one run into its directory and shows them."""
 
     def __init__(self, directory: Path, *, step: int, total_steps: int):
-        """`step` is where the run stands: records beyond it, of a run that was killed before it saved, are dropped, since
-        the same steps are about to be repeated."""
+        """`step` is where the run stands: records beyond it, of a run that was killed before it saved, are dropped,
+        since the same steps are about to be repeated."""
         self._path = directory / METRICS_FILE
         _drop_records_after(self._path, step)
         self._latest: tuple[int, dict[str, float]] = (step, {})

@@ -1,4 +1,5 @@
-"""The training step and its state, for any model and objective: how gradients of the parts of a batch become one update.
+"""The training step and its state, for any model and objective: how gradients of the parts of a batch become one
+update.
 
 The step knows sums and weights, never means: it divides by the weight of the whole batch, so neither accumulation nor
 the mesh changes the result.
@@ -152,7 +153,8 @@ def create_state(
     mesh: Mesh,
     model: AlbertConfig,
 ) -> tuple[Callable[[], TrainState], TrainState, TrainState]:
-    """(function that makes the state where it lives, its shapes, its shardings): shapes, then shardings, then arrays."""
+    """(function that makes the state where it lives, its shapes, its shardings): shapes, then shardings, then
+    arrays."""
 
     def create() -> TrainState:
         params = initialize()

@@ -64,9 +64,9 @@ def loss(params, oracle):
 
 
 def assert_close_tensors(ours, google, relative=RELATIVE):
-    """Relative to each tensor's norm, since single elements are differences of large numbers. The gradient of a key's bias
-    is 0 but for rounding (softmax does not see a shift), so it is measured by the whole gradient, and the bias itself, moved
-    by nothing but rounding, gets some slack."""
+    """Relative to each tensor's norm, since single elements are differences of large numbers. The gradient of a key's
+    bias is 0 but for rounding (softmax does not see a shift), so it is measured by the whole gradient, and the bias
+    itself, moved by nothing but rounding, gets some slack."""
     assert set(ours) <= set(google)
     whole = np.sqrt(sum(np.square(google[name]).sum() for name in ours))
     for name, array in ours.items():
@@ -117,8 +117,8 @@ def test_ten_updates_are_googles(oracle, optimizer_name):
 
     for update in range(1, run["num_train_steps"] + 1):
         value, params, state = step(params, state)
-        # AdamW at this rate amplifies rounding from the seventh update on: computed in float64, the tenth loss is 1.2e-4
-        # from Google's float32 one, further than ours is.
+        # AdamW at this rate amplifies rounding from the seventh update on: computed in float64, the tenth loss is
+        # 1.2e-4 from Google's float32 one, further than ours is.
         amplified = 10 if optimizer_name == "adamw" and update > 6 else 1
         assert_close(value, run["losses"][update - 1][0], f"loss before update {update}", amplified * RELATIVE)
         if (oracle.folder / f"{optimizer_name}_after_{update}.npz").exists():

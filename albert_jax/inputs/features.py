@@ -81,7 +81,8 @@ def fill_rows(
     features: Features, rows: np.ndarray, starts: np.ndarray, shard: int, text: Text, rules: Rules,
     mask_rules: MaskRules, layout: Layout, key: np.uint64,
 ) -> None:  # fmt: skip
-    """Fills `rows` of the features from one shard; `starts` int64 [rows, 3] holds document, sentence and token of each."""
+    """Fills `rows` of the features from one shard; `starts` int64 [rows, 3] holds document, sentence and token of
+    each."""
     for index in range(len(rows)):
         row = rows[index]
         document, sentence, token = starts[index]

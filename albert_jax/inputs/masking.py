@@ -1,4 +1,5 @@
-"""Which tokens are masked, and by what: whole-word n-grams, 80 % [MASK], 10 % random, 10 % kept (paper, section 4.1)."""
+"""Which tokens are masked, and by what: whole-word n-grams, 80 % [MASK], 10 % random, 10 % kept (paper, section
+4.1)."""
 
 from typing import NamedTuple
 

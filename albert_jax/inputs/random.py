@@ -1,12 +1,12 @@
 """Random numbers as a pure function of what they are for: a stream is named by integers such as (seed, epoch, shard,
 token), so that no thread, host or restart can change what comes out. Compiled, for use inside the input kernels.
 
-SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): 64 bits of state, which pass
-BigCrush, at about a nanosecond per number. numpy's generators cost 10 microseconds to make, as much as a whole sequence.
+SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): 64 bits of state, which
+pass BigCrush, at about a nanosecond per number. numpy's generators cost 10 microseconds to make, as much as a whole
+sequence.
 
-The kernels are compiled at every start, in 2 to 3 seconds: numba's cache does not notice a change in a function that another
-file inlines, and a stale mask is worse than a short wait.
-"""
+The kernels are compiled at every start, in 2 to 3 seconds: numba's cache does not notice a change in a function that
+another file inlines, and a stale mask is worse than a short wait."""
 
 import numpy as np
 from numba import njit

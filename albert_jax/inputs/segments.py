@@ -144,7 +144,8 @@ def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, hi
 def _other_segment(
     text: Text, rules: Rules, document: int, room: int, wanted: int, state: np.ndarray
 ) -> tuple[int, int]:
-    """Sentences of another document of the shard, from a random one that fits on, until `wanted` tokens, at most `room`.
+    """Sentences of another document of the shard, from a random one that fits on, until `wanted` tokens, at most
+    `room`.
 
     They are whole like those of a true second segment: cut ones would give the label away. Only where no sentence of
     the document fits is one cut, before a word.

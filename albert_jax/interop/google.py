@@ -1,5 +1,5 @@
-"""Google's variable names and ours: the parameters of `AlbertForPreTraining` as the flat dict of a TensorFlow checkpoint
-(reference: variable names of google-research/albert, modeling.py and run_pretraining.py), and back."""
+"""Google's variable names and ours: the parameters of `AlbertForPreTraining` as the flat dict of a TensorFlow
+checkpoint (reference: variable names of google-research/albert, modeling.py and run_pretraining.py), and back."""
 
 from collections.abc import Mapping
 

@@ -1,5 +1,5 @@
-"""Pretraining put together from its parts: corpus and tokenizer become batches, batches and model become sums, sums become
-a loss and a log line. `pretrain.py` tells the story; this holds its nouns."""
+"""Pretraining put together from its parts: corpus and tokenizer become batches, batches and model become sums, sums
+become a loss and a log line. `pretrain.py` tells the story; this holds its nouns."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -136,8 +136,8 @@ def held_out_evaluators(
     mesh: Mesh,
     params_shardings: Any,
 ) -> list[Evaluator]:
-    """Evaluators at the phase's length: `held_out` for the objective that is trained, and `held_out_nsp` and the like for
-    the others of `config.evaluate_objectives`."""
+    """Evaluators at the phase's length: `held_out` for the objective that is trained, and `held_out_nsp` and the like
+    for the others of `config.evaluate_objectives`."""
     evaluators = []
     sums = jax.jit(
         lambda params, batch: pretraining_sums(

@@ -2,9 +2,8 @@
 
     python pretrain.py
 
-About five minutes on two cores, offline. The model is far too small, and its text far too short, to learn English: expect
-it to know common words and punctuation, and to have started on the order of sentences.
-"""
+About five minutes on two cores, offline. The model is far too small, and its text far too short, to learn English:
+expect it to know common words and punctuation, and to have started on the order of sentences."""
 
 from albert_jax.config import (
     AlbertConfig,
