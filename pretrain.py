@@ -27,7 +27,6 @@ from albert_jax.config import (
     PretrainConfig,
     load_config,
     parse_command,
-    save_json,
     scale_to_batch_size,
 )
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly

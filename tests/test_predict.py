@@ -51,7 +51,7 @@ def test_a_sentence_alone_is_completed_as_among_others(model):
 
 
 def test_special_pieces_complete_nothing(model):
-    config, _, tokenizer = model
+    config, _, _ = model
     (choices,) = fill_mask(*model, ["the [MASK]"], top_k=config.vocab_size)[0]
     assert sum(choice.probability for choice in choices) == pytest.approx(1.0, abs=1e-4)
     assert all(choice.probability == 0 for choice in choices if choice.piece in ("[CLS]", "[SEP]", "[MASK]", "<pad>"))

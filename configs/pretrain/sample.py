@@ -33,9 +33,9 @@ def get_config() -> PretrainConfig:
             intermediate_size=512,
             max_position_embeddings=128,
         ),
-        phases=PhasesConfig(steps=(1000,), sequence_length=(128,), batch_size=(32,)),
-        optimizer=OptimizerConfig(peak_learning_rate=5e-3, warmup_steps=100),
-        # float32: on a CPU it is never slower than bfloat16 by much, and on many far faster.
+        phases=PhasesConfig(steps=(1500,), sequence_length=(64,), batch_size=(32,)),
+        optimizer=OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=150),
+        # On a CPU a float32 step is the faster one (docs/pretraining.md).
         compute=ComputeConfig(dtype="float32", remat="none"),
         log_every=50,
         evaluate_every=250,
