@@ -51,7 +51,7 @@ class Arguments:
 
 def ours(text: str) -> list[str]:
     lines = prepare_lines([text.encode()], False, np.zeros(0x10000, bool))
-    return separate_sentences(lines, find_sentences(lines, "en"), 0, len(lines.hidden))
+    return separate_sentences(lines, find_sentences(lines, "en"), 0, len(lines.ends))
 
 
 def ours_batch(paragraphs: list[str]) -> list[list[str]]:
