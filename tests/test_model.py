@@ -189,9 +189,9 @@ def test_layers_with_equal_parameters_are_the_shared_layer():
     np.testing.assert_allclose(one, four, atol=1e-6)
 
 
-def test_every_layers_output_can_be_asked_for():
+def test_every_blocks_output_can_be_asked_for():
     params = initialize(TINY, jax.random.key(0))
-    hidden = outputs(TINY, params, batch(), every_layer=True).hidden
+    hidden = outputs(TINY, params, batch(), every_block=True).hidden
     assert hidden["hidden_states"].shape == (4, 3, 12, 16)
     np.testing.assert_array_equal(hidden["hidden_states"][-1], hidden["sequence_output"])
 

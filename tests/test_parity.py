@@ -41,7 +41,7 @@ def oracle(google_fixture):
     return Oracle(google_fixture, config, from_google(config, np.load(google_fixture / "variables.npz")))
 
 
-def forward(oracle, params, every_layer=False):
+def forward(oracle, params, every_block=False):
     inputs = oracle.load("inputs")
     return apply(
         oracle.config,
@@ -50,7 +50,7 @@ def forward(oracle, params, every_layer=False):
         jnp.asarray(inputs["segment_ids"]),
         jnp.asarray(inputs["input_mask"]) > 0,
         jnp.asarray(inputs["masked_lm_positions"]),
-        every_layer=every_layer,
+        every_block=every_block,
     )
 
 
@@ -80,7 +80,7 @@ def assert_close(ours, google, name, relative=RELATIVE):
 
 
 def test_outputs_are_googles(oracle):
-    output, expected = forward(oracle, oracle.params, every_layer=True), oracle.load("outputs")
+    output, expected = forward(oracle, oracle.params, every_block=True), oracle.load("outputs")
     for name in ("embedding_output", "sequence_output", "pooled_output"):
         assert_close(output.hidden[name], expected[name], name)
     for layer, hidden in enumerate(output.hidden["hidden_states"]):

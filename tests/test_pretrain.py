@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+import pretrain
 from albert_jax.checkpoint import Checkpoints
+from albert_jax.errors import exit_cleanly
 from albert_jax.tracking import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -217,10 +219,25 @@ def test_a_second_process_is_refused(unstarted):
         first.communicate()
 
 
+@pytest.fixture
+def refused(unstarted, monkeypatch, capsys):
+    """Runs pretrain.py's own entry in this process, which saves the seconds of a new one; its status and message."""
+
+    def run_here(*options):
+        monkeypatch.chdir(unstarted)
+        monkeypatch.setattr(sys, "argv", command(*options)[1:])
+        with pytest.raises(SystemExit) as exit_:
+            exit_cleanly(pretrain.main)
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, exit_.value.code, output.out, output.err)
+
+    return run_here
+
+
 BAD_INPUT = {
     "a misspelt option": (["--optimizer.peak_learning_rat", "1"], "Perhaps you meant.*peak_learning_rate"),
     "a value of the wrong type": (["--seed", "x"], "invalid|int"),
-    "an impossible mesh": (["--mesh.data", "3"], r"mesh = data 3 .* this run has 1"),
+    "an impossible mesh": (["--mesh.data", "3"], r"mesh = data 3 .* this run has 8"),
     "a batch that does not divide": (
         ["--phases.accumulation", "3"],
         r"phases.batch_size = 8: must be a multiple",
@@ -242,9 +259,9 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_one_clear_message(unstarted, case):
+def test_bad_input_gets_one_clear_message(unstarted, refused, case):
     options, message = BAD_INPUT[case]
-    assert_refused(run(unstarted, *options), message)
+    assert_refused(refused(*options), message)
     assert not (unstarted / "run").exists()
 
 
@@ -253,7 +270,7 @@ def test_a_missing_configuration_names_the_nearest(unstarted):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_shard_is_refused(unstarted, damage):
+def test_a_damaged_shard_is_refused(unstarted, refused, damage):
     shard = next((unstarted / "corpus").glob("train-*.tokens"))
     content = bytearray(shard.read_bytes())
     if damage == "truncated":
@@ -263,10 +280,27 @@ def test_a_damaged_shard_is_refused(unstarted, damage):
         shard.write_bytes(content)
     else:
         shard.unlink()
-    assert_refused(run(unstarted, "--data.sources"), shard.name)
+    assert_refused(refused("--data.sources"), shard.name)
     assert not (unstarted / "run").exists()
 
 
-def test_a_run_directory_that_cannot_be_written_is_refused(unstarted):
+def test_a_run_directory_that_cannot_be_written_is_refused(unstarted, refused):
     (unstarted / "file").write_text("")
-    assert_refused(run(unstarted, "--run_dir", "file/run"), r"run_dir = file/run: cannot be written")
+    assert_refused(refused("--run_dir", "file/run"), r"run_dir = file/run: cannot be written")
+
+
+def test_a_run_directory_without_room_for_two_checkpoints_is_refused(refused, unstarted, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    assert_refused(refused("--data.sources"), r"0.0 MB are free, but the next 2 checkpoint\(s\) need")
+    assert not (unstarted / "run").exists()
+
+
+def test_eight_devices_train_like_one(finished, unstarted):
+    eight = environment() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    options = ("--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2)
+    result = subprocess.run(command(*options), cwd=unstarted, env=eight, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for record, expected in zip(read_metrics(unstarted / "run"), read_metrics(finished / "run"), strict=True):
+        if expected["step"] <= 20:
+            losses = [name for name in expected if name.endswith("loss")]
+            assert [record[name] for name in losses] == pytest.approx([expected[name] for name in losses], rel=1e-5)

@@ -79,24 +79,25 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "B L"],
         keys: Keys | None,
         remat: Remat,
-        every_layer: bool,
-    ) -> tuple[Float[Array, "B L H"], Float[Array, "layers B L H"] | None]:
-        """The last layer's output and, if asked for, every layer's."""
+        every_block: bool,
+    ) -> tuple[Float[Array, "B L H"], Float[Array, "blocks B L H"] | None]:
+        """The last block's output and, if asked for, every block's."""
         if self.embedding_hidden_mapping_in is not None:
             x = self.embedding_hidden_mapping_in(x)
         x = constrain(x, ("data", "fsdp"), None, None)
         outputs, first = [], 0
         for group, layers in groupby(self.config.layer_groups):
             count = len(list(layers))
-            run_layer = rematerialized(lambda x, layer, group=group: self._layer(x, layer, group, mask, keys), remat)
-            x, every = jax.lax.scan(
-                lambda x, layer, run=run_layer: (x := run(x, layer), x if every_layer else None),
-                x,
-                jnp.arange(first, first + count),
-            )
-            outputs.append(every)
+
+            def run_layer(x: Array, layer: Array, group: int = group) -> tuple[Array, Array | None]:
+                blocks = self._layer(x, layer, group, mask, keys)
+                return blocks[-1], jnp.stack(blocks) if every_block else None
+
+            x, every = jax.lax.scan(rematerialized(run_layer, remat), x, jnp.arange(first, first + count))
+            if every_block:
+                outputs.append(every.reshape(-1, *x.shape))
             first += count
-        return x, jnp.concatenate(outputs) if every_layer else None
+        return x, jnp.concatenate(outputs) if every_block else None
 
     def _layer(
         self,
@@ -105,16 +106,18 @@ class Encoder(nnx.Module):
         group: int,
         mask: Bool[Array, "B L"],
         keys: Keys | None,
-    ) -> Float[Array, "B L H"]:
-        """Layer number `layer`: the `inner_group_num` blocks of its group in turn."""
+    ) -> list[Float[Array, "B L H"]]:
+        """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives."""
         shared = self.config.shared_across_groups
+        outputs = []
         for k in range(self.config.inner_group_num):
             own = getattr(getattr(self, f"group_{group}"), f"inner_group_{k}")
             common = getattr(self.group_0, f"inner_group_{k}")
             block_keys = fold_in(keys, layer * self.config.inner_group_num + k)
             x = (common if shared == "attention" else own).attention(x, mask, block_keys)
             x = (common if shared == "ffn" else own).ffn(x, block_keys)
-        return x
+            outputs.append(x)
+        return outputs
 
 
 def rematerialized(function, remat: Remat):
@@ -148,11 +151,13 @@ class AlbertModel(nnx.Module):
         keys: Keys | None = None,
         dtype: str = "float32",
         remat: Remat = "none",
-        every_layer: bool = False,
+        every_block: bool = False,
     ) -> dict[str, Array | None]:
         """`embedding_output` [B, L, E], `sequence_output` [B, L, H], `pooled_output` [B, H] = tanh of a linear map of
-        the first position, and `hidden_states` [layers, B, L, H] with `every_layer`, else None."""
+        the first position, and with `every_block` `hidden_states` [blocks, B, L, H], else None.
+
+        A block is what Google's code lists as a layer's output: there are `num_hidden_layers * inner_group_num`."""
         embedded = self.embeddings(input_ids, token_type_ids, keys)
-        output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_layer)
+        output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_block)
         pooled = jnp.tanh(self.pooler(output[:, 0]))
         return dict(embedding_output=embedded, hidden_states=every, sequence_output=output, pooled_output=pooled)

@@ -59,7 +59,7 @@ class AlbertForPreTraining(nnx.Module):
         keys: Keys | None = None,
         dtype: str = "float32",
         remat: Remat = "none",
-        every_layer: bool = False,
+        every_block: bool = False,
     ) -> PreTrainingOutput:
         """The masked-LM head runs on the P masked positions only: at 15 % it would cost seven times as much on all."""
         hidden = self.albert(
@@ -69,7 +69,7 @@ class AlbertForPreTraining(nnx.Module):
             keys=keys,
             dtype=dtype,
             remat=remat,
-            every_layer=every_layer,
+            every_block=every_block,
         )
         masked = jnp.take_along_axis(hidden["sequence_output"], masked_lm_positions[:, :, None], axis=1)
         return PreTrainingOutput(
