@@ -57,16 +57,12 @@ def batch(count: int = 3, length: int = 12) -> dict[str, np.ndarray]:
     )
 
 
-# What the compiler would win on programs this small is far less than the seconds that it takes.
-FAST_COMPILATION = {"xla_backend_optimization_level": 0}
-
-
 @functools.cache
 def compiled(config: AlbertConfig, **settings):
     def run(params, inputs, keys):
         return apply(config, params, *inputs, keys=keys, **settings)
 
-    return jax.jit(run, compiler_options=FAST_COMPILATION)
+    return jax.jit(run)
 
 
 def outputs(config, params, inputs, *, keys=None, **settings):
@@ -86,7 +82,7 @@ def gradients(config, params, inputs, *, keys=None, **settings) -> dict[str, jax
     def run(params, keys):
         return loss(config, params, inputs, keys=keys, **settings)
 
-    return by_name(jax.jit(jax.grad(run), compiler_options=FAST_COMPILATION)(params, keys))
+    return by_name(jax.jit(jax.grad(run))(params, keys))
 
 
 def by_name(tree) -> dict[str, jax.Array]:

@@ -66,10 +66,7 @@ def ten_steps(model, mesh_shape, accumulation):
             model,
         )
         state, losses = create(), []
-        # Most of this test is compilation, and half of that LLVM's optimisation, which changes no result that counts.
-        fast = {"xla_backend_optimization_level": 0}
         step = compile_train_step(objective, optimizer, mesh, shardings, seed=3)
-        step = step.lower(state, batches[0]).compile(compiler_options=fast)
         for batch in batches:
             state, loss = step(state, batch)
             losses.append(float(loss))
