@@ -121,6 +121,7 @@ class Run:
     checkpoints: Checkpoints
     tracker: Tracker
     peak_flops: float
+    evaluators: dict[Phase, list[Evaluator]] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     seconds: float = 0.0
     """Training time of the interval under way, without evaluation and saving."""
@@ -222,9 +223,11 @@ def train(run: Run) -> int | None:
         batches = training_batches(config, run.tokenizer, run.corpus, phase)
         previous = None
         for batch in phase_batches(config, batches, phase, run.mesh, step):
-            if step % config.evaluate_every == 0 and not stop.requested:
+            saving = step % config.checkpoint_every == 0 and step > 0
+            # A checkpoint is judged too, else the best of them could not be kept.
+            if (saving or step % config.evaluate_every == 0) and not stop.requested:
                 evaluate(run, evaluators, step)
-            if step % config.checkpoint_every == 0 and step > 0:
+            if saving:
                 save(run, step)
             if stop.requested:
                 return stopped(run, step, stop)
@@ -250,7 +253,12 @@ def train(run: Run) -> int | None:
 
 
 def evaluators_of(run: Run, phase: Phase) -> list[Evaluator]:
-    return held_out_evaluators(run.config, run.tokenizer, run.held_out, phase, run.mesh, run.params_shardings)
+    """The evaluators of a phase, made and compiled once."""
+    if phase not in run.evaluators:
+        run.evaluators[phase] = held_out_evaluators(
+            run.config, run.tokenizer, run.held_out, phase, run.mesh, run.params_shardings
+        )
+    return run.evaluators[phase]
 
 
 def evaluate(run: Run, evaluators: list[Evaluator], step: int) -> None:

@@ -343,7 +343,7 @@ class PretrainConfig:
     log_every: int = 100
     """Steps between two lines of metrics."""
     evaluate_every: int = 5000
-    """Steps between two evaluations on the held-out documents; one more follows the last step."""
+    """Steps between two evaluations on the held-out documents; checkpoints and the last step are evaluated too."""
     evaluate_sequences: int = 8192
     """Held-out sequences per evaluation, the same ones each time; fewer where the corpus has fewer."""
     evaluate_objectives: tuple[Literal["sop", "nsp"], ...] = ()
