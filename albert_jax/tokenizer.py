@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -181,11 +182,30 @@ class AlbertTokenizer:
             ]
         lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
         # Every id is below 65,536: checked when the model was loaded.
-        tokens = np.concatenate(arrays).astype(np.uint16)
-        where = np.flatnonzero(self._is_digit_comma.take(tokens))
-        if where.size:
-            tokens, lengths = self._apply_digit_comma_splits(tokens, lengths, where)
-        return tokens, lengths
+        return self._with_digit_commas_split(np.concatenate(arrays).astype(np.uint16), lengths)
+
+    def encode_words(self, words: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """`encode_normalized` of single words that have only `unchanged_characters`, several times faster."""
+        ids = self._bare_processor.encode(words, num_threads=1)
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        tokens = np.fromiter(chain.from_iterable(ids), np.uint16, lengths.sum())
+        return self._with_digit_commas_split(tokens, lengths)
+
+    @cached_property
+    def words_are_independent(self) -> bool:
+        """Whether the ids of a text of `unchanged_characters` are those of its words, one behind the other.
+
+        So it is where no piece crosses a space (`split_by_whitespace`, as Google trained), every word gets a
+        "▁" in front, and unknown characters of neighbouring words do not become one unknown piece.
+        """
+        if any(" " in piece or WORD_MARK in piece[1:] for piece in self._pieces):
+            return False
+        processor = self._bare_processor
+        # Private characters, of which few vocabularies have even one.
+        unknown = next((c for c in map(chr, range(0xE000, 0xF900)) if not any(c in p for p in self._pieces)), None)
+        if unknown is None or processor.normalize("  a  b ") != f"{WORD_MARK}a{WORD_MARK}b":
+            return False
+        return processor.encode(f"{unknown} {unknown}") == 2 * processor.encode(unknown)
 
     @cached_property
     def unchanged_characters(self) -> np.ndarray:
@@ -264,10 +284,11 @@ class AlbertTokenizer:
             splits[old] = tuple(self.piece_to_id(part) for part in [*parts, ","] if part)
         return splits
 
-    def _apply_digit_comma_splits(
-        self, tokens: np.ndarray, lengths: np.ndarray, where: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Replaces the tokens at the positions `where`, and counts what that adds to each text."""
+    def _with_digit_commas_split(self, tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Replaces the pieces that end in digit and comma, and counts what that adds to each text."""
+        where = np.flatnonzero(self._is_digit_comma.take(tokens))
+        if not where.size:
+            return tokens, lengths
         splits = [self._digit_comma_splits[i] for i in tokens[where].tolist()]
         counts = np.fromiter(map(len, splits), np.int64, len(splits))
         repeats = np.ones(len(tokens), np.int64)

@@ -25,7 +25,7 @@ from albert_jax.inputs.corpus import (
     write_atomically,
 )
 from albert_jax.tokenizer import AlbertTokenizer
-from data.encoding import BATCH_BYTES, encode_documents
+from data.encoding import BATCH_BYTES, DocumentEncoder
 from data.readers import PieceReader
 from data.sources import Item
 
@@ -144,10 +144,11 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 def encoder_of_items(job: ItemJob) -> Callable[[Item, Callable[[dict[str, int]], None]], Marker]:
     """For `run_jobs`: the function that encodes one item, with what it needs at hand."""
+    encoder = DocumentEncoder(job.tokenizer, job.language)
 
     def encode(item: Item, report: Callable[[dict[str, int]], None]) -> Marker:
         with _disk_errors(Path(job.output)):
-            return _ItemEncoder(job, item, report).run()
+            return _ItemEncoder(job, encoder, item, report).run()
 
     return encode
 
@@ -155,8 +156,8 @@ def encoder_of_items(job: ItemJob) -> Callable[[Item, Callable[[dict[str, int]],
 class _ItemEncoder:
     """Streams the documents of one item into its shards, in batches per split."""
 
-    def __init__(self, job: ItemJob, item: Item, report: Callable[[dict[str, int]], None]):
-        self.job, self.item, self.report = job, item, report
+    def __init__(self, job: ItemJob, encoder: DocumentEncoder, item: Item, report: Callable[[dict[str, int]], None]):
+        self.job, self.encoder, self.item, self.report = job, encoder, item, report
         self.batches: dict[str, list[bytes]] = {split: [] for split in SPLITS}
         self.sizes = dict.fromkeys(SPLITS, 0)
         self.records: dict[str, list[ShardRecord]] = {split: [] for split in SPLITS}
@@ -193,7 +194,7 @@ class _ItemEncoder:
 
     def _flush(self, split: str, consumed: int) -> None:
         documents = self.batches[split]
-        encoded = encode_documents(documents, self.job.tokenizer, self.job.language)
+        encoded = self.encoder.encode(documents)
         writer = self.writers[split]
         writer.append(encoded.tokens, encoded.sentence_lengths, encoded.document_lengths)
         self.left_out += encoded.left_out

@@ -34,7 +34,7 @@ LINE_BREAK = b"\n\n"  # what sentencex takes for the end of a paragraph
 class PreparedLines:
     """The lines of some documents.
 
-    text: UTF-8 of all lines, normalised, a space between them. starts, ends: int64 [lines], where each is.
+    text: UTF-8 of all lines, normalised, a space between any two. starts, ends: int64 [lines], where each is.
     hidden: the lines that are not empty in their own case, quotation marks hidden, `LINE_BREAK` between them;
     each character for character as long as in `text`. hidden_is_ascii: bool [lines].
     unchanged: bool [lines], see `AlbertTokenizer.encode_normalized`.
@@ -59,6 +59,19 @@ class PreparedLines:
             return self.text[self.starts[first] : self.ends[end - 1]].strip(b" ")
         return b" ".join(filter(None, map(self.line, range(first, end))))
 
+    def only(self, lines: np.ndarray) -> "PreparedLines":
+        """The lines that the bool array marks, in the same text; `hidden`, which is for all, is left empty."""
+        after_another = np.concatenate([[True], lines[:-1]])
+        return PreparedLines(
+            text=self.text,
+            starts=self.starts[lines],
+            ends=self.ends[lines],
+            hidden=b"",
+            hidden_is_ascii=self.hidden_is_ascii[lines],
+            unchanged=self.unchanged[lines],
+            moved=(self.moved | ~after_another)[lines],
+        )
+
 
 def prepare_lines(documents: Sequence[bytes], do_lower_case: bool, unchanged: np.ndarray) -> PreparedLines:
     """Normalises documents, which must be UTF-8; line n is line n of b"\\n".join(documents).
@@ -78,13 +91,13 @@ def prepare_lines(documents: Sequence[bytes], do_lower_case: bool, unchanged: np
     for i, line in zip(moved.tolist(), _lines_of(more), strict=True):
         hidden[i] = line
     for array, source in (
-        (prepared.starts, more.starts + len(prepared.text)),
-        (prepared.ends, more.ends + len(prepared.text)),
+        (prepared.starts, more.starts + len(prepared.text) + 1),
+        (prepared.ends, more.ends + len(prepared.text) + 1),
         (prepared.unchanged, more.unchanged),
         (prepared.hidden_is_ascii, more.hidden_is_ascii),
     ):
         array[moved] = source
-    return replace(prepared, text=prepared.text + more.text, hidden=LINE_BREAK.join(filter(None, hidden)))
+    return replace(prepared, text=prepared.text + b" " + more.text, hidden=LINE_BREAK.join(filter(None, hidden)))
 
 
 def _lines_of(prepared: PreparedLines) -> list[bytes]:

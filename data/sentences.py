@@ -46,6 +46,11 @@ class Sentences:
     per_line: np.ndarray
     divided: np.ndarray
 
+    def only(self, lines: np.ndarray) -> "Sentences":
+        """Those of the lines that the bool array marks."""
+        kept = np.repeat(lines, self.per_line)
+        return Sentences(self.words[kept], self.characters[kept], self.per_line[lines], self.divided[lines])
+
 
 def find_sentences(prepared: PreparedLines, language: str) -> Sentences:
     """Splits every line. `language` is an ISO 639 code, see `check_language`."""

@@ -8,7 +8,7 @@ import pytest
 
 from albert_jax.errors import UserError
 from albert_jax.tokenizer import AlbertTokenizer
-from data.encoding import encode_documents
+from data.encoding import DocumentEncoder
 from data.preparation import prepare_lines
 from data.sentences import check_language, find_sentences, separate_sentences
 
@@ -79,7 +79,7 @@ def expected_ids(text: str, tokenizer: AlbertTokenizer) -> list[list[int]]:
 
 
 def encoded_ids(documents: list[str], tokenizer: AlbertTokenizer) -> list[list[list[int]]]:
-    encoded = encode_documents([document.encode() for document in documents], tokenizer, "en")
+    encoded = DocumentEncoder(tokenizer, "en").encode([document.encode() for document in documents])
     ends = np.cumsum(encoded.sentence_lengths)[:-1]
     sentences = [part.tolist() for part in np.split(encoded.tokens, ends)]
     result, start = [], 0
@@ -118,8 +118,8 @@ def test_documents_too_short_for_a_pair_are_counted(vocabulary):
         for piece in pieces
         if len(piece) > 1 and tokenizer.encode(piece[1:]) == [tokenizer.piece_to_id(piece)]
     )
-    encoded = encode_documents([b"", f"{word} {word}".encode(), b" \n ", word.encode()], tokenizer, "en")
+    encoded = DocumentEncoder(tokenizer, "en").encode([b"", f"{word} {word}".encode(), b" \n ", word.encode()])
     assert encoded.left_out == 3
     assert len(encoded.document_lengths) == 1
-    assert encode_documents([b"", "\u200b".encode()], tokenizer, "en").left_out == 2
-    assert encode_documents([], tokenizer, "en").left_out == 0
+    assert DocumentEncoder(tokenizer, "en").encode([b"", "\u200b".encode()]).left_out == 2
+    assert DocumentEncoder(tokenizer, "en").encode([]).left_out == 0
