@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numba
 import numpy as np
 
-# At the start of a batch a table with more words is emptied: about 60 MB. The words of English come back at
+# At the start of a batch a table with more words is emptied: about 85 MB. The words of English come back at
 # once, and the rare ones, which fill it, were hardly worth keeping.
 MAX_WORDS = 1 << 20
 _CHUNK_BYTES = 8  # words are read and compared so many bytes at a time
