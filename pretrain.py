@@ -10,6 +10,7 @@ The same command again continues the run from its latest checkpoint. Ctrl-C or S
 """
 
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from albert_jax.run_directory import ADVICE, RunDirectory
 from albert_jax.sharding import check_batch, make_mesh
 from albert_jax.tasks.pretraining import (
     batch_shapes,
+    corpus_fingerprint,
     held_out_evaluators,
     open_inputs,
     phase_batches,
@@ -153,7 +155,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
 
     # ---- where to start: 1 this run's latest checkpoint   2 scratch
     directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
-    directory.save_description(config, tokenizer)
+    directory.save_description(
+        config, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
+    )
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
     latest = checkpoints.latest_step
     state = create() if latest is None else checkpoints.load(latest, abstract)
@@ -227,21 +231,25 @@ def train(run: Run) -> int | None:
             # A checkpoint is judged too, else the best of them could not be kept.
             if (saving or step % config.evaluate_every == 0) and not stop.requested:
                 evaluate(run, evaluators, step)
-            if saving:
+            if saving or stop.requested:
+                require_finite(run, previous, step)
                 save(run, step)
             if stop.requested:
                 return stopped(run, step, stop)
 
             run.state, loss = run.train_step(run.state, batch)
             step += 1
-            # Wait for the step before: one in flight keeps the device busy, and more would only fill its memory.
-            jax.block_until_ready(previous)
+            # Waits for the step before: one in flight keeps the device busy, and more would only fill its memory.
+            if previous is not None:
+                require_finite(run, previous, step - 1)
             previous = loss
             flush_log(run)
             run.tracker.advance(step)
 
             if step % config.log_every == 0 or step == config.phases.total_steps:
                 log(run, step, phase)
+
+        require_finite(run, previous, step)
 
     last_phase = config.phases.phases[-1]
     evaluate(run, evaluators_of(run, last_phase), step)
@@ -250,6 +258,16 @@ def train(run: Run) -> int | None:
     run.tracker.say(f"finished   {step:,} steps; checkpoints in {run.checkpoints.directory}")
     show_completions(run)
     return None
+
+
+def require_finite(run: Run, loss: jax.Array | float | None, step: int) -> None:
+    """Raises `UserError` if the loss at `step` is not a number, before a useless state replaces good ones."""
+    if loss is not None and not math.isfinite(float(loss)):
+        raise UserError(
+            f"the loss at step {step:,} is not finite: training has diverged. The checkpoints in "
+            f"{run.checkpoints.directory} are from before. Lower optimizer.peak_learning_rate or lengthen "
+            "optimizer.warmup_steps, and give another --run_dir"
+        )
 
 
 def evaluators_of(run: Run, phase: Phase) -> list[Evaluator]:
@@ -272,6 +290,7 @@ def evaluate(run: Run, evaluators: list[Evaluator], step: int) -> None:
     shown = ("loss", "mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy")
     parts = [f"{name} {values[f'held_out/{name}']:.4f}" for name in shown]
     run.tracker.record(step, values, f"held out   step {step:,}  {'  '.join(parts)}  ({duration(seconds)})")
+    require_finite(run, values["held_out/loss"], step)
 
 
 def save(run: Run, step: int) -> None:
@@ -285,8 +304,7 @@ def save(run: Run, step: int) -> None:
 
 
 def stopped(run: Run, step: int, stop: "StopRequest") -> None:
-    """Saves where the run stands and says how to go on."""
-    save(run, step)
+    """Says where the run stands, which is saved, and how to go on."""
     run.checkpoints.close()
     run.tracker.say(f"stopped    on {stop.name} at step {step:,}, saved; the same command continues the run")
 

@@ -2,12 +2,13 @@
 not written to its end does not exist; the newest few and the best stay."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from albert_jax.errors import disk_errors_explained
+from albert_jax.errors import UserError, disk_errors_explained
 
 # Orbax's threads log the traceback of every error that they also hand on to us, several times over.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -43,13 +44,23 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, held_out_loss: float | None) -> None:
         """Starts writing; the state may be changed as soon as this returns. Raises what the save before it met."""
-        metrics = None if held_out_loss is None else {BEST_METRIC: held_out_loss}
+        judged = held_out_loss is not None and math.isfinite(held_out_loss)
+        metrics = {BEST_METRIC: held_out_loss} if judged else None
         with disk_errors_explained(self.directory, ADVICE):
             self._checkpointer.save_async(step, state, force=True, metrics=metrics)
 
     def load(self, step: int, abstract: Any = None) -> Any:
         """The state of `step`, on the shardings of `abstract`; nested dicts of arrays as they were saved without it."""
-        return self._checkpointer.load(step, abstract)
+        try:
+            return self._checkpointer.load(step, abstract)
+        except Exception as error:
+            others = [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step != step]
+            way_on = f"to continue from step {max(others)}" if others else "to begin again"
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            raise UserError(
+                f"{self.directory / str(step)}: this checkpoint is damaged or not ours ({reason}); remove that folder "
+                f"{way_on}"
+            ) from error
 
     def load_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone."""

@@ -4,12 +4,13 @@
 that decides a pretraining run; `load_config` reads one from a `configs/*.py` file and `parse_command` overrides it
 from the command line."""
 
-import ast
 import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import json
 import math
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
+        for name in ("corpus", "tokenizer"):
+            require(getattr(self, name) != "", f"data.{name}", "", "must be a path")
+        require(
+            not self.sources or self.held_out_fraction > 0,
+            "data.held_out_fraction",
+            self.held_out_fraction,
+            "must be above 0: training is judged by held-out documents",
+        )
         for name in ("short_sequence_probability", "held_out_fraction"):
             _require_probability(f"data.{name}", getattr(self, name))
         require(
@@ -216,15 +225,16 @@ class PhasesConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "phases.")
+        require(len(self.steps) > 0, "phases.steps", self.steps, "needs a number of steps for each phase")
         for name in ("steps", "sequence_length", "batch_size", "accumulation"):
             values = getattr(self, name)
             require(
                 len(values) in (1, len(self.steps)) and len(values) > 0,
                 f"phases.{name}",
                 values,
-                f"must have one value, or one for each of the {len(self.steps)} phases of phases.steps",
+                f"must have one value, or one for each phase; phases.steps = {self.steps} makes {len(self.steps)}",
             )
-            require(min(values, default=0) >= 1, f"phases.{name}", values, "must be at least 1")
+            require(1 <= min(values) and max(values) < 2**31, f"phases.{name}", values, "must be 1 to 2,147,483,647")
         for phase in self.phases:
             require(
                 phase.batch_size % phase.accumulation == 0,
@@ -356,6 +366,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        require(self.run_dir != "", "run_dir", self.run_dir, "must be a path")
+        # TensorStore, below Orbax, takes a backslash for a slash and would write somewhere else.
+        require("\\" not in self.run_dir, "run_dir", self.run_dir, "must not contain a backslash")
         names = "log_every evaluate_every evaluate_sequences checkpoint_every keep_checkpoints"
         for name in names.split():
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
@@ -453,7 +466,7 @@ def scale_to_batch_size(config: PretrainConfig, batch_size: int) -> PretrainConf
     values at 4096: the learning rate grows with the square root of the batch, the warm-up's share of the steps with
     the batch, and the number of sequences seen stays, so 512 means 6.2e-4, 1/320 of the steps, and eight times the
     steps."""
-    require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
+    require(batch_size >= 1, "scale_to_batch_size", batch_size, "must be at least 1")
     require(
         len(set(config.phases.batch_size)) == 1,
         "phases.batch_size",
@@ -478,21 +491,26 @@ def scale_to_batch_size(config: PretrainConfig, batch_size: int) -> PretrainConf
 def load_config(path: str | Path) -> Any:
     """What `get_config()` of the Python file `path` returns. The file is the user's own program and is executed."""
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a configuration file")
+    if not path.exists():
         shipped = sorted(str(p) for folder in Path("configs").glob("*") for p in folder.glob("*.py"))
         nearest = difflib.get_close_matches(str(path), shipped, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        hint = f"; did you mean {nearest[0]}?" if nearest else f" (looked for it from {Path.cwd()})"
         raise UserError(f"{path}: no such configuration file{hint}")
-    source = path.read_text()
-    try:
-        defined = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    except SyntaxError as error:
-        raise UserError(f"{path}: not a Python file ({error})") from error
-    require("get_config" in defined, str(path), sorted(defined), "a configuration file defines get_config()")
-    spec = importlib.util.spec_from_file_location(f"albert_jax_config_{path.stem}", path)
+    spec = importlib.util.spec_from_loader(path.stem, importlib.machinery.SourceFileLoader(path.stem, str(path)))
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        require(hasattr(module, "get_config"), str(path), path.name, "a configuration file defines get_config()")
+        return module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        place = f"{path}, line {line}" if line else str(path)
+        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def save_json(config: Any, path: Path) -> None:

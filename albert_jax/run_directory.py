@@ -14,7 +14,7 @@ from albert_jax.config import differences, save_json
 from albert_jax.errors import UserError
 
 CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "model.json", "versions.json", "lock"
-TOKENIZER_FOLDER, METRICS_FILE = "tokenizer", "metrics.jsonl"
+TOKENIZER_FOLDER, METRICS_FILE, DATA_FILE = "tokenizer", "metrics.jsonl", "data.json"
 ADVICE = "make room there, or give another --run_dir"
 RECORDED_PACKAGES = (
     "jax",
@@ -53,9 +53,22 @@ class RunDirectory:
                 f"run_dir = {self.path}: another process is training there; wait for it, or give another --run_dir"
             ) from error
 
-    def save_description(self, config: Any, tokenizer: Any) -> None:
-        """Writes the resolved configuration, the model's, the tokenizer, and the versions of everything that
-        matters."""
+    def save_description(self, config: Any, tokenizer: Any, data: dict[str, str]) -> None:
+        """Writes the resolved configuration, the model's, the tokenizer, the fingerprints `data` of what is read, and
+        the versions of everything that matters.
+
+        Raises `UserError` if the run in this folder was trained on other data: its own paths may have new contents.
+        """
+        record = self.path / DATA_FILE
+        if any(self.path.glob("checkpoints/*")) and record.exists():
+            before = json.loads(record.read_text())
+            changed = [name for name in data if before.get(name) != data[name]]
+            if changed:
+                raise UserError(
+                    f"run_dir = {self.path}: the run there was trained with another {' and '.join(changed)} than is "
+                    "now at that path; restore it, or give another --run_dir"
+                )
+        record.write_text(json.dumps(data, indent=2) + "\n")
         save_json(config, self.path / CONFIG_FILE)
         save_json(config.model, self.path / MODEL_FILE)
         (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
@@ -68,7 +81,10 @@ class RunDirectory:
         if not saved.exists():
             raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
         try:
-            lines = differences(json.loads(saved.read_text()), config)
+            before = json.loads(saved.read_text())
+            if not isinstance(before, dict):
+                raise ValueError("not an object")
+            lines = differences(before, config)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{saved}: cannot be read ({error}); restore it from a copy, or give another --run_dir"
@@ -95,7 +111,7 @@ class RunDirectory:
         """Lets go of the folder; one that was created for a run that never began is removed again."""
         if self._created and not (self.path / METRICS_FILE).exists():
             shutil.rmtree(self.path / TOKENIZER_FOLDER, ignore_errors=True)
-            for name in (LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE):
+            for name in (LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, DATA_FILE):
                 (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()

@@ -3,6 +3,7 @@ bar on a terminal or plain lines anywhere else, which `log.txt` keeps in either 
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -56,8 +57,12 @@ class Tracker:
         self._text.flush()
         if self._progress:
             self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
+            return
+        try:
             print(line, flush=True)
+        except BrokenPipeError:
+            # Whoever read our output (`| head`) has gone. Training goes on; log.txt has the lines.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def record(self, step: int, values: Mapping[str, float], line: str) -> None:
         """Appends `{"step": step, **values}` to the record and TensorBoard, and says `line`."""
@@ -94,7 +99,8 @@ def _plain(value: float) -> float | None:
 def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if _is_record_until(line, step)]
+    text = path.read_text(errors="replace")
+    kept = [line for line in text.splitlines(keepends=True) if _is_record_until(line, step)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)
@@ -103,8 +109,8 @@ def _drop_records_after(path: Path, step: int) -> None:
 def _is_record_until(line: str, step: int) -> bool:
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= step
-    except (ValueError, KeyError):
-        return False  # the last line of a process that was killed while it wrote
+    except (ValueError, KeyError, TypeError):
+        return False  # such as the last line of a process that was killed while it wrote
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -92,6 +92,8 @@ def parse_source(spec: str) -> Source:
         if not name:
             raise UserError(f"source {spec!r} names no dataset; write {kind}:NAME")
         return Source(spec, kind, name, config, **options)
+    if not body:
+        raise UserError(f"source {spec!r} names no file; write a path, hf:NAME or tfds:NAME")
     path = Path(body).expanduser()
     is_disk = path.is_dir() and any((path / file).exists() for file in ("state.json", "dataset_dict.json"))
     if not is_disk and (unused := options.keys() & {"split", "revision", "data_dir"}):

@@ -7,7 +7,6 @@ worker that loses its parent, even by kill -9, notices at its next report and en
 import multiprocessing
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def run_jobs(
     workers: dict[Connection, Any] = {}
     waiting = list(reversed(jobs))
     try:
-        with _interrupts_ignored():
+        with _interrupts_held():
             for _ in range(processes):
                 ours, theirs = context.Pipe()
                 worker = context.Process(target=_work, args=(theirs, setup, argument), daemon=True)
@@ -71,16 +70,14 @@ def run_jobs(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """For starting workers, who inherit it: Ctrl-C reaches the whole group, but the parent ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held() -> Iterator[None]:
+    """For starting workers, who inherit the blocked signal: Ctrl-C reaches the whole group, but the parent ends them.
+    One that comes meanwhile waits, and interrupts the parent afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _receive(connection: Connection, worker: Any) -> tuple[str, Any]:

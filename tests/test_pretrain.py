@@ -295,6 +295,71 @@ def test_a_run_directory_without_room_for_two_checkpoints_is_refused(refused, un
     assert not (unstarted / "run").exists()
 
 
+def test_a_run_that_diverges_stops_and_keeps_its_checkpoints(unstarted, refused):
+    options = ("--optimizer.peak_learning_rate", 1e30, "--optimizer.max_gradient_norm", 1e30)
+    result = refused(
+        *options, "--data.sources", "--checkpoint_every", 1, "--evaluate_every", 1, "--keep_checkpoints", 1
+    )
+    assert_refused(result, r"the loss at step \d+ is not finite: training has diverged")
+    losses = [r["held_out/loss"] for r in read_metrics(unstarted / "run") if r.get("held_out/loss") is not None]
+    assert len(losses) >= 2, "something finite was there to keep"
+    assert any((unstarted / "run" / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def copied(finished, unstarted):
+    """A finished run to damage."""
+    shutil.copytree(finished / "run", unstarted / "run")
+    return unstarted / "run"
+
+
+def test_a_run_does_not_continue_on_another_corpus(copied, unstarted, refused):
+    manifest = unstarted / "corpus" / "manifest.json"
+    before = (copied / "data.json").read_text()
+    (copied / "data.json").write_text(before.replace('"corpus": "', '"corpus": "0'))
+    assert_refused(refused("--data.sources"), "was trained with another corpus than is now at that path")
+    assert manifest.exists()
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_on(copied, refused):
+    for file in (copied / "checkpoints" / "300" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:10])
+    assert_refused(
+        refused("--data.sources"), r"checkpoints/300: this checkpoint is damaged .*to continue from step 250"
+    )
+
+
+@pytest.mark.parametrize("junk", [b"[1,2]\n", b"\xff\xfe\x00\n", b'{"step": "x"}\n'])
+def test_junk_in_the_record_is_dropped(copied, unstarted, monkeypatch, capsys, junk):
+    with (copied / "metrics.jsonl").open("ab") as file:
+        file.write(junk)
+    monkeypatch.chdir(unstarted)
+    monkeypatch.setattr(sys, "argv", command("--data.sources")[1:])
+    assert pretrain.main() is None
+    assert {type(record["step"]) for record in read_metrics(copied)} == {int}
+
+
+CONFIG_FAULTS = {
+    "a syntax error": ("def get_config(:\n", "config.py, line 1: SyntaxError"),
+    "an unknown field": (CONFIG.replace("seed=", "").replace("log_every=20", "log_evry=20"), "line .*log_evry"),
+    "no get_config": ("x = 3\n", "a configuration file defines get_config"),
+    "a fault of its own": ("\ndef get_config():\n    return 1 / 0\n", "config.py, line 3: ZeroDivisionError"),
+    "something else": ("def get_config():\n    return 3\n", "returned a int, not a PretrainConfig"),
+    "a choice that there is not": (
+        CONFIG.replace("hidden_size=16", "hidden_size=16, hidden_act='gellu'"),
+        "hidden_act",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_a_faulty_configuration_file_is_named_with_the_line(unstarted, refused, fault):
+    text, message = CONFIG_FAULTS[fault]
+    (unstarted / "config.py").write_text(text)
+    assert_refused(refused(), message)
+    assert not (unstarted / "run").exists()
+
+
 def test_eight_devices_train_like_one(finished, unstarted):
     eight = environment()
     eight["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"

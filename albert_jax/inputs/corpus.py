@@ -206,9 +206,7 @@ def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str
     Args:
         split: "train" or "held_out".
         tokenizer_fingerprint: the reader's `AlbertTokenizer.fingerprint`; None skips the comparison.
-        verify: also reads every byte: checksums, offsets that increase, ids below vocab_size. Sizes and the
-        ends of
-            the offsets are always checked.
+        verify: also reads every byte: checksums, ids below vocab_size. Sizes and offsets are always checked.
 
     Raises:
         UserError: naming the file, what was found and the fix, for anything that is not an intact corpus.
@@ -227,7 +225,7 @@ def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str
     if not records:
         raise UserError(
             f"{directory}: the {split} split is empty; {_REBUILD}, with more text"
-            + (" or a larger --held_out_fraction" if split == "held_out" else "")
+            + (" in more documents, or a larger held_out_fraction, in another folder" if split == "held_out" else "")
         )
     shards = tuple(_open_shard(directory, record) for record in records)
     if verify:
@@ -313,6 +311,10 @@ def _open_shard(directory: Path, record: ShardRecord) -> Shard:
                 f"{arrays[part][0]:,} to {arrays[part][-1]:,} "
                 f"instead of 0 to {total:,}; restore it or {_REBUILD}"
             )
+        # Always checked: what reads the offsets is compiled and checks no bounds.
+        if not np.all(arrays[part][1:] > arrays[part][:-1]):
+            path = shard_path(directory, record.name, part)
+            raise UserError(f"{path}: altered, offsets do not increase; restore it or {_REBUILD}")
     return Shard(record.name, **arrays)
 
 
@@ -330,8 +332,6 @@ def _verify(directory: Path, records: list[ShardRecord], shards: tuple[Shard, ..
         array = getattr(shard, part)
         if part == "tokens" and array.max() >= vocab_size:
             raise UserError(f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}")
-        if part != "tokens" and not np.all(array[1:] > array[:-1]):
-            raise UserError(f"{path}: offsets do not increase; {_REBUILD}")
 
     jobs = [(record, shard, part) for record, shard in zip(records, shards, strict=True) for part in DTYPES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -68,7 +68,10 @@ class PretrainingBatches:
         self.predictions = max_predictions(
             sequence_length, config.masked_lm_probability, config.max_predictions_per_sequence
         )
-        rank = np.full(tokenizer.vocab_size, -1, np.int32)
+        # As long as any uint16 can reach: the compiled kernels check no bounds.
+        rank = np.full(2**16, -1, np.int32)
+        word_starts = np.zeros(2**16, np.bool_)
+        word_starts[: tokenizer.vocab_size] = tokenizer.word_starts
         rank[tokenizer.ordinary_ids] = np.arange(len(tokenizer.ordinary_ids))
         self._texts = [
             Text(*(np.asarray(part) for part in (shard.tokens, shard.sentences, shard.documents)))
@@ -78,7 +81,7 @@ class PretrainingBatches:
             capacity=sequence_length - SPECIAL_TOKENS,
             short_probability=config.short_sequence_probability,
             objective=OBJECTIVES[objective],
-            word_starts=tokenizer.word_starts,
+            word_starts=word_starts,
         )
         self._mask_rules = MaskRules(
             probability=config.masked_lm_probability,
@@ -87,7 +90,7 @@ class PretrainingBatches:
             mask_id=tokenizer.mask_id,
             ordinary_ids=tokenizer.ordinary_ids,
             rank=rank,
-            word_starts=tokenizer.word_starts,
+            word_starts=word_starts,
         )
         self._layout = Layout(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, 0.0 if objective == "none" else 1.0)
         self._key = key_of(seed, sequence_length, OBJECTIVES[objective])

@@ -1,6 +1,8 @@
 """Pretraining put together from its parts: corpus and tokenizer become batches, batches and model become sums, sums
 become a loss and a log line. `pretrain.py` tells the story; this holds its nouns."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -173,6 +175,11 @@ def _fixed_batches(
     steps = range(-(-limit // batches.batch_size))
     features = (device_fields(batches.first_epoch(step, limit, rows)) for step in steps)
     return place_batches(features, mesh, batches.batch_size, 1)
+
+
+def corpus_fingerprint(corpus: Corpus) -> str:
+    """SHA-256 over the checksums of every shard of both splits, as the manifest has them."""
+    return hashlib.sha256(json.dumps(corpus.manifest["splits"], sort_keys=True).encode()).hexdigest()
 
 
 def unigram_entropy(corpus: Corpus) -> float:
