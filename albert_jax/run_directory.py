@@ -14,7 +14,7 @@ from albert_jax.config import differences, save_json
 from albert_jax.errors import UserError
 
 CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "model.json", "versions.json", "lock"
-TOKENIZER_FOLDER, METRICS_FILE, DATA_FILE = "tokenizer", "metrics.jsonl", "data.json"
+TOKENIZER_FOLDER, DATA_FILE = "tokenizer", "data.json"
 ADVICE = "make room there, or give another --run_dir"
 RECORDED_PACKAGES = (
     "jax",
@@ -109,12 +109,9 @@ class RunDirectory:
 
     def release(self) -> None:
         """Lets go of the folder; one that was created for a run that never began is removed again."""
-        if self._created and not (self.path / METRICS_FILE).exists():
-            shutil.rmtree(self.path / TOKENIZER_FOLDER, ignore_errors=True)
-            for name in (LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, DATA_FILE):
-                (self.path / name).unlink(missing_ok=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+        own = {LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, DATA_FILE, TOKENIZER_FOLDER}
+        if self._created and own.issuperset(path.name for path in self.path.iterdir()):
+            shutil.rmtree(self.path)
         self._lock.close()
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from albert_jax.run_directory import METRICS_FILE
+METRICS_FILE = "metrics.jsonl"
 
 
 class Tracker:

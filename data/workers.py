@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -73,6 +74,8 @@ def run_jobs(
 def _interrupts_held() -> Iterator[None]:
     """For starting workers, who inherit the blocked signal: Ctrl-C reaches the whole group, but the parent ends them.
     One that comes meanwhile waits, and interrupts the parent afterwards."""
+    # Started now, since starting it unblocks the signal.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -166,7 +166,9 @@ def test_missing_file_is_refused_with_the_nearest_name(monkeypatch):
         load_config("configs/pretrain/base_v3.py")
 
 
-@pytest.mark.parametrize(("text", "message"), [("def get_config(:", "not a Python file"), ("x = 1", "get_config")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("def get_config(:", "broken.py, line 1: SyntaxError"), ("x = 1", "get_config")]
+)
 def test_file_that_is_no_configuration_is_refused(tmp_path, text, message):
     path = tmp_path / "broken.py"
     path.write_text(text)

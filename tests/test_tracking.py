@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from albert_jax.run_directory import METRICS_FILE
-from albert_jax.tracking import Tracker, duration, read_metrics
+from albert_jax.tracking import METRICS_FILE, Tracker, duration, read_metrics
 
 
 @pytest.fixture
