@@ -185,8 +185,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
-        for name in ("corpus", "tokenizer"):
-            require(getattr(self, name) != "", f"data.{name}", "", "must be a path")
         require(
             not self.sources or self.held_out_fraction > 0,
             "data.held_out_fraction",
@@ -366,7 +364,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
-        require(self.run_dir != "", "run_dir", self.run_dir, "must be a path")
+        paths = {"run_dir": self.run_dir, "data.corpus": self.data.corpus, "data.tokenizer": self.data.tokenizer}
+        for name, path in paths.items():
+            require(path != "", name, path, "must be a path")
         # TensorStore, below Orbax, takes a backslash for a slash and would write somewhere else.
         require("\\" not in self.run_dir, "run_dir", self.run_dir, "must not contain a backslash")
         names = "log_every evaluate_every evaluate_sequences checkpoint_every keep_checkpoints"
