@@ -72,11 +72,11 @@ def run_jobs(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """For starting workers, who inherit the blocked signal: Ctrl-C reaches the whole group, but the parent ends them.
-    One that comes meanwhile waits, and interrupts the parent afterwards."""
+    """For starting workers, each to its end: a signal that comes meanwhile waits, and interrupts the parent afterwards.
+    Workers inherit the blocking and keep it for Ctrl-C, which reaches the whole group: the parent ends them."""
     # Started now, since starting it unblocks the signal.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -101,6 +101,7 @@ def _receive(connection: Connection, worker: Any) -> tuple[str, Any]:
 
 
 def _work(connection: Connection, setup: Callable, argument: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which the parent ends it
 
     try:
         try:
