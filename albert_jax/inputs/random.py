@@ -2,7 +2,7 @@
 token), so that no thread, host or restart can change what comes out. Compiled, for use inside the input kernels.
 
 SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): 64 bits of state, which
-pass BigCrush, at about a nanosecond per number. numpy's generators cost 10 microseconds to make, as much as a whole
+pass BigCrush, at about a nanosecond per number. numpy's generators cost 8 microseconds to make, as much as a whole
 sequence.
 
 The kernels are compiled at every start, in 2 to 3 seconds: numba's cache does not notice a change in a function that

@@ -35,7 +35,7 @@ def get_config() -> PretrainConfig:
         ),
         phases=PhasesConfig(steps=(1500,), sequence_length=(64,), batch_size=(32,)),
         optimizer=OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=150),
-        # On a CPU a float32 step is the faster one (docs/pretraining.md).
+        # Our choice for a CPU, where bfloat16 has not been timed.
         compute=ComputeConfig(dtype="float32", remat="none"),
         log_every=50,
         evaluate_every=250,
