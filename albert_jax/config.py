@@ -55,12 +55,14 @@ class AlbertConfig:
     """The network (Lan et al. 2019, section 3.1; Google's `albert_config.json`; Hugging Face's `config.json`).
 
     The defaults are ALBERT base. `hidden_act` "gelu" is the tanh approximation, as in Google's code for v1 and v2
-    alike, and "gelu_new" is Hugging Face's name for the same function.
+    alike, and "gelu_new" is Hugging Face's name for the same function; "gelu_erf" is what Hugging Face calls "gelu".
     """
 
     vocab_size: int = 30_000
     embedding_size: int = 128
     """E. Where it equals `hidden_size` there is no projection between the two, as in Google's code."""
+    always_project_embeddings: bool = False
+    """A projection from E to H even where the two are equal, as in Hugging Face's code."""
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_hidden_groups: int = 1
@@ -74,7 +76,7 @@ class AlbertConfig:
     Google's or Hugging Face's code."""
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: Literal["gelu", "gelu_new", "relu", "tanh", "linear"] = "gelu"
+    hidden_act: Literal["gelu", "gelu_new", "gelu_erf", "relu", "tanh", "linear"] = "gelu"
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
     classifier_dropout_prob: float = 0.1
@@ -82,6 +84,8 @@ class AlbertConfig:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
+    """Whether the masked-LM head multiplies with the word embeddings, as in the paper, or with a table of its own."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
@@ -117,6 +121,11 @@ class AlbertConfig:
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """Whether there is a linear map from E to H."""
+        return self.always_project_embeddings or self.embedding_size != self.hidden_size
 
     @property
     def layer_groups(self) -> tuple[int, ...]:
@@ -447,7 +456,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(saved: Any, config: Any) -> list[str]:
     """Lines "field: saved -> now" for the fields that may not change within a run (see `CHANGEABLE_FIELDS`)."""
-    before, now = flatten(saved), flatten(config)
+    # A run from before a field of the model existed had what is now its default.
+    before, now = flatten({"model": AlbertConfig()}) | flatten(saved), flatten(config)
     fixed = (
         name
         for name in before | now

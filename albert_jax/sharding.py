@@ -37,16 +37,18 @@ PARAMETER_RULES = (
     Rule(r"ffn/intermediate/bias", ("tensor",)),
     Rule(r"ffn/output/kernel", ("tensor", "fsdp")),
     Rule(r"embeddings/word", ("tensor", "fsdp")),
+    Rule(r"predictions/decoder", ("tensor", "fsdp")),
     Rule(r"predictions/bias", ("tensor",)),
     Rule(r"embeddings/position", (None, "fsdp")),
     Rule(r"embeddings/token_type", (None, "fsdp")),
     Rule(r"embedding_hidden_mapping_in/kernel", (None, "fsdp")),
     Rule(r"pooler/kernel", (None, "fsdp")),
     Rule(r"predictions/dense/kernel", ("fsdp", None)),
-    Rule(r"sop_classifier/kernel", ("fsdp", None)),
+    Rule(r"(sop_classifier|classifier|qa_outputs)/kernel", ("fsdp", None)),
     # Vectors that every device needs whole.
     Rule(r"layer_norm/(scale|bias)", (None,)),
-    Rule(r"(output|dense|pooler|sop_classifier|embedding_hidden_mapping_in)/bias", (None,)),
+    Rule(r"(output|dense|pooler|embedding_hidden_mapping_in)/bias", (None,)),
+    Rule(r"(sop_classifier|classifier|qa_outputs)/bias", (None,)),
 )
 
 

@@ -1,5 +1,5 @@
 """The network, written to be read beside the paper: parts in `layers` and `attention`, the stack in `encoder`, the
-pretraining model in `heads`.
+models in `heads`.
 
 One alphabet for axes, in types, einsums and comments alike:
     B batch    L sequence length    E embedding size    H hidden size    A attention heads    D head size (H / A)
@@ -11,6 +11,33 @@ dropout mask depends on (seed, step, position of the sequence in the batch, laye
 """
 
 from albert_jax.model.encoder import AlbertModel
-from albert_jax.model.heads import AlbertForPreTraining, Params, PreTrainingOutput, apply, initialize
+from albert_jax.model.heads import (
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertWithoutHead,
+    Output,
+    Params,
+    PreTrainingOutput,
+    apply,
+    initialize,
+)
 
-__all__ = ["AlbertForPreTraining", "AlbertModel", "Params", "PreTrainingOutput", "apply", "initialize"]
+__all__ = [
+    "AlbertForMaskedLM",
+    "AlbertForMultipleChoice",
+    "AlbertForPreTraining",
+    "AlbertForQuestionAnswering",
+    "AlbertForSequenceClassification",
+    "AlbertForTokenClassification",
+    "AlbertModel",
+    "AlbertWithoutHead",
+    "Output",
+    "Params",
+    "PreTrainingOutput",
+    "apply",
+    "initialize",
+]

@@ -54,7 +54,7 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The map from E to H (absent where they are equal) and the layers.
+    """The map from E to H (absent where they are equal, unless asked for) and the layers.
 
     Parameters are named as in Google's checkpoints: `group_0.inner_group_0`, ..., `group_{G-1}.inner_group_{K-1}`.
     """
@@ -64,7 +64,7 @@ class Encoder(nnx.Module):
         projection, blocks = jax.random.split(key)
         sizes = config.embedding_size, config.hidden_size
         self.embedding_hidden_mapping_in = (
-            None if sizes[0] == sizes[1] else Linear(*sizes, stddev=config.initializer_range, key=projection)
+            Linear(*sizes, stddev=config.initializer_range, key=projection) if config.projects_embeddings else None
         )
         for group in range(config.num_hidden_groups):
             inner = nnx.Module()
@@ -80,11 +80,11 @@ class Encoder(nnx.Module):
         keys: Keys | None,
         remat: Remat,
         every_block: bool,
-    ) -> tuple[Float[Array, "B L H"], Float[Array, "blocks B L H"] | None]:
-        """The last block's output and, if asked for, every block's."""
+    ) -> tuple[Float[Array, "B L H"], Float[Array, "B L H"], Float[Array, "blocks B L H"] | None]:
+        """What enters the first block, the last block's output and, if asked for, every block's."""
         if self.embedding_hidden_mapping_in is not None:
             x = self.embedding_hidden_mapping_in(x)
-        x = constrain(x, ("data", "fsdp"), None, None)
+        x = entering = constrain(x, ("data", "fsdp"), None, None)
         outputs, first = [], 0
         for group, layers in groupby(self.config.layer_groups):
             count = len(list(layers))
@@ -97,7 +97,7 @@ class Encoder(nnx.Module):
             if every_block:
                 outputs.append(every.reshape(-1, *x.shape))
             first += count
-        return x, jnp.concatenate(outputs) if every_block else None
+        return entering, x, jnp.concatenate(outputs) if every_block else None
 
     def _layer(
         self,
@@ -133,14 +133,14 @@ def rematerialized(function, remat: Remat):
 
 
 class AlbertModel(nnx.Module):
-    """Embeddings, encoder and pooler (paper, section 3.1)."""
+    """Embeddings, encoder and, for the heads that read it, pooler (paper, section 3.1)."""
 
-    def __init__(self, config: AlbertConfig, *, key: Array):
-        embeddings, encoder, pooler = jax.random.split(key, 3)
+    def __init__(self, config: AlbertConfig, *, pooler: bool = True, key: Array):
+        embeddings, encoder, pooler_key = jax.random.split(key, 3)
         self.embeddings = Embeddings(config, key=embeddings)
         self.encoder = Encoder(config, key=encoder)
         size = config.hidden_size
-        self.pooler = Linear(size, size, stddev=config.initializer_range, key=pooler)
+        self.pooler = Linear(size, size, stddev=config.initializer_range, key=pooler_key) if pooler else None
 
     def __call__(
         self,
@@ -153,11 +153,17 @@ class AlbertModel(nnx.Module):
         remat: Remat = "none",
         every_block: bool = False,
     ) -> dict[str, Array | None]:
-        """`embedding_output` [B, L, E], `sequence_output` [B, L, H], `pooled_output` [B, H] = tanh of a linear map of
-        the first position, and with `every_block` `hidden_states` [blocks, B, L, H], else None.
+        """`embedding_output` [B, L, E], `encoder_input` [B, L, H] (the same, projected), `sequence_output` [B, L, H],
+        `pooled_output` [B, H] = tanh of a linear map of the first position, and with `every_block` `hidden_states`
+        [blocks, B, L, H], else None.
 
         A block is what Google's code lists as a layer's output: there are `num_hidden_layers * inner_group_num`."""
         embedded = self.embeddings(input_ids, token_type_ids, keys)
-        output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_block)
-        pooled = jnp.tanh(self.pooler(output[:, 0]))
-        return dict(embedding_output=embedded, hidden_states=every, sequence_output=output, pooled_output=pooled)
+        entering, output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_block)
+        return dict(
+            embedding_output=embedded,
+            encoder_input=entering,
+            hidden_states=every,
+            sequence_output=output,
+            pooled_output=None if self.pooler is None else jnp.tanh(self.pooler(output[:, 0])),
+        )

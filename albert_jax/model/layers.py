@@ -15,6 +15,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     # Google's "gelu" is the tanh approximation, for v1 and v2 alike (modeling.py); Hugging Face calls it "gelu_new".
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_erf": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "linear": lambda x: x,
