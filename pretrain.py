@@ -38,6 +38,7 @@ from albert_jax.model import initialize
 from albert_jax.objectives import summarize
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.predict import MASK, fill_mask
+from albert_jax.pretrained import AlbertForPreTraining
 from albert_jax.report import dry_run_report
 from albert_jax.run_directory import ADVICE, RunDirectory
 from albert_jax.sharding import check_batch, make_mesh
@@ -364,13 +365,13 @@ def show_completions(run: Run) -> None:
     if not sentences:
         return
     with jax.default_device(jax.local_devices()[0]):
-        params = jax.device_get(run.state.params)
-        completions = fill_mask(run.config.model, params, run.tokenizer, sentences)
+        model = AlbertForPreTraining(run.config.model, jax.device_get(run.state.params), run.tokenizer)
+        completions = fill_mask(model, sentences, top_k=3)
     run.tracker.say("completions of the trained model, likeliest first:")
     for sentence, masks in zip(sentences, completions, strict=True):
         completed = sentence
         for choices in masks:
-            pieces = ", ".join(f"{choice.piece} {choice.probability:.0%}" for choice in choices)
+            pieces = ", ".join(f"{choice.text} {choice.probability:.0%}" for choice in choices)
             completed = completed.replace(MASK, f"[{pieces}]", 1)
         run.tracker.say(f"  {completed}")
 

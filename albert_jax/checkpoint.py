@@ -56,17 +56,7 @@ class Checkpoints:
         except Exception as error:
             others = [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step != step]
             way_on = f"to continue from step {max(others)}" if others else "to begin again"
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
-            raise UserError(
-                f"{self.directory / str(step)}: this checkpoint is damaged or not ours ({reason}); remove that folder "
-                f"{way_on}"
-            ) from error
-
-    def load_params(self, step: int, abstract_params: Any) -> Any:
-        """The parameters alone."""
-        loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
-        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
-            return self._checkpointer.load(step, {"params": abstract_params})["params"]
+            raise UserError(f"{_damage(self.directory / str(step), error)}; remove that folder {way_on}") from error
 
     def wait(self) -> None:
         with disk_errors_explained(self.directory, ADVICE):
@@ -75,3 +65,27 @@ class Checkpoints:
     def close(self) -> None:
         with disk_errors_explained(self.directory, ADVICE):
             self._checkpointer.close()
+
+
+def read_params(directory: Path, step: int | None, abstract: Any) -> tuple[int, Any]:
+    """The parameters alone of a step, by default the newest, and that step. Changes nothing in the folder, which a run
+    may be writing to."""
+    with ocp.training.Checkpointer(directory.absolute(), cleanup_tmp_directories=False) as checkpointer:
+        steps = sorted(checkpoint.step for checkpoint in checkpointer.checkpoints)
+        if not steps:
+            raise UserError(f"{directory}: holds no complete checkpoint yet")
+        if step is not None and step not in steps:
+            raise UserError(f"{directory}: has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+        chosen = steps[-1] if step is None else step
+        loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
+        try:
+            with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+                return chosen, checkpointer.load(chosen, {"params": abstract})["params"]
+        except Exception as error:
+            others = f"; there are also {', '.join(map(str, steps))}" if len(steps) > 1 else ""
+            raise UserError(_damage(directory / str(chosen), error) + others) from error
+
+
+def _damage(checkpoint: Path, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+    return f"{checkpoint}: this checkpoint is damaged or not ours ({reason})"

@@ -1,81 +1,482 @@
-"""What a trained model says: completions of masked sentences."""
+"""What a model says about texts: completions, embeddings, labels, tags, answers and choices.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Each function takes a model of `albert_jax.pretrained` with its tokenizer and any number of texts, packs them into rows
+without padding, and returns one result for each text, in their order."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx, traverse_util
 
+from albert_jax import model as networks
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
-from albert_jax.model import Params, apply
+from albert_jax.inputs.packing import PackedBatch, Place, pack, power_of_two
+from albert_jax.model import apply
+from albert_jax.pretrained import PretrainedModel
 from albert_jax.tokenizer import AlbertTokenizer
 
 MASK = "[MASK]"
+WORD = re.compile(r"\w+(?:[-.'\u2019&/]\w+)*|[^\w\s]")
+"""Words for tagging: letters and digits, joined by a single sign between them; other signs stand alone."""
+
+Dtype = Literal["float32", "bfloat16"]
+TOKENS_PER_BATCH = {"cpu": 2048}
+ACCELERATOR_TOKENS_PER_BATCH = 16_384
+
+
+class TextError(UserError):
+    """What is wrong with one of the texts: its `number` from 0 and the `reason`."""
+
+    def __init__(self, number: int, text: str, reason: str):
+        super().__init__(f"text {number + 1} ({_start(text)!r}): {reason}")
+        self.number, self.reason = number, reason
 
 
 class Completion(NamedTuple):
-    """One piece for one [MASK], with its probability."""
+    """One piece for one [MASK], with its probability. `text` is the piece without the mark of the space before it."""
 
-    piece: str
+    text: str
     probability: float
+    piece: str
+
+
+class Label(NamedTuple):
+    """A label with its probability; for a regression the number itself."""
+
+    label: str
+    score: float
+
+
+class Tag(NamedTuple):
+    """A word, where it stands in its text, and its label with the probability."""
+
+    word: str
+    start: int
+    stop: int
+    label: str
+    score: float
+
+
+class Entity(NamedTuple):
+    """Neighbouring words of one kind, by B- and I- labels."""
+
+    label: str
+    text: str
+    start: int
+    stop: int
+    score: float
+
+
+class Answer(NamedTuple):
+    """A stretch of the context, with its share of the probability among the candidates; "" is "no answer"."""
+
+    text: str
+    start: int
+    stop: int
+    score: float
+
+
+class Choice(NamedTuple):
+    """One of several choices, with its probability."""
+
+    index: int
+    text: str
+    score: float
+
+
+# ---- the six uses
 
 
 def fill_mask(
-    config: AlbertConfig, params: Params, tokenizer: AlbertTokenizer, sentences: Sequence[str], top_k: int = 3
+    model: PretrainedModel,
+    texts: Sequence[str],
+    *,
+    top_k: int = 5,
+    targets: Sequence[str] = (),
+    dtype: Dtype = "float32",
 ) -> list[list[list[Completion]]]:
-    """The `top_k` likeliest ordinary pieces for every [MASK] of every sentence, likeliest first.
+    """The `top_k` likeliest ordinary pieces for every [MASK] of every text, likeliest first; with `targets` these
+    instead, each of which must be a single piece.
 
-    Raises `UserError` for a sentence without [MASK] or longer than the model's positions.
+    Probabilities are over the whole vocabulary. Raises `UserError` for a text without [MASK] or beyond the model's
+    positions.
     """
-    encoded = [_encode(tokenizer, sentence, config.max_position_embeddings) for sentence in sentences]
-    if not encoded:
-        return []
-    longest = max(len(ids) for ids in encoded)
-    most_masks = max(ids.count(tokenizer.mask_id) for ids in encoded)
-    input_ids = np.full((len(encoded), longest), tokenizer.pad_id, np.int32)
-    positions = np.zeros((len(encoded), most_masks), np.int32)
-    for row, ids in enumerate(encoded):
-        input_ids[row, : len(ids)] = ids
-        masks = [place for place, piece in enumerate(ids) if piece == tokenizer.mask_id]
-        positions[row, : len(masks)] = masks
-    mask = np.arange(longest) < np.array([[len(ids)] for ids in encoded])
+    tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
+    wanted = np.array([_single_piece(tokenizer, target) for target in targets], np.int64)
+    encoded = [
+        _named(number, text, partial(_encode_masked, tokenizer, text, longest)) for number, text in enumerate(texts)
+    ]
+    masks = [np.flatnonzero(np.array(ids) == tokenizer.mask_id) for ids in encoded]
 
-    @jax.jit
-    def probabilities(params: Params) -> jax.Array:
-        output = apply(
-            config,
-            params,
-            jnp.asarray(input_ids),
-            jnp.zeros_like(input_ids),
-            jnp.asarray(mask),
-            jnp.asarray(positions),
+    def positions(batch: PackedBatch) -> np.ndarray:
+        """Where the masks of each row are, [B, P]; P is a power of two, so that few shapes occur."""
+        most = max(sum(len(masks[p.index]) for p in places) for places in _by_row(batch))
+        table = np.zeros((len(batch.input_ids), max(power_of_two(most), batch.first_positions.shape[1])), np.int32)
+        for row, places in enumerate(_by_row(batch)):
+            found = np.concatenate([masks[place.index] + place.start for place in places])
+            table[row, : len(found)] = found
+        return table
+
+    at_masks = _runner(model, networks.AlbertForMaskedLM, dtype, _logits_of)
+
+    def collect(batch: PackedBatch, logits: np.ndarray) -> Iterator[tuple[int, list[list[Completion]]]]:
+        for row, places in enumerate(_by_row(batch)):
+            first = 0
+            for place in places:
+                last = first + len(masks[place.index])
+                yield place.index, [_completions(tokenizer, at, top_k, wanted) for at in logits[row, first:last]]
+                first = last
+
+    def run(batch: PackedBatch) -> jax.Array:
+        return at_masks(batch, masked_lm_positions=positions(batch))
+
+    return _predict(model, [(ids, [0] * len(ids)) for ids in encoded], run, collect)
+
+
+def embed(
+    model: PretrainedModel,
+    texts: Sequence[str],
+    *,
+    pooling: Literal["mean", "cls", "pooler"] = "mean",
+    truncate: bool = False,
+    dtype: Dtype = "float32",
+) -> np.ndarray:
+    """One vector for each text, float32 [texts, H]: the mean over its tokens, [CLS] and [SEP] included, the [CLS]
+    vector, or the pooler's output."""
+    if pooling == "pooler" and "pooler" not in model.params["albert"]:
+        raise UserError(f"pooling = 'pooler': {type(model).__name__} has no pooler; load the source as AlbertModel")
+    encoded = _encode_texts(model, texts, None, truncate)
+
+    network = networks.AlbertWithoutHead if pooling == "pooler" else _TRUNK
+    run = _runner(model, network, dtype, _POOLINGS[pooling])
+
+    rows = _predict(model, encoded, run, _by_sequence)
+    return np.stack(rows) if rows else np.empty((0, model.config.hidden_size), np.float32)
+
+
+def classify(
+    model: PretrainedModel,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    truncate: bool = False,
+    dtype: Dtype = "float32",
+) -> list[list[Label]]:
+    """Every label with its probability, likeliest first, for each text or pair. Labels of a multi-label model have
+    probabilities of their own; a regression gives one number."""
+    model.require_trained_head()
+    encoded = _encode_texts(model, texts, pairs, truncate)
+
+    run = _runner(model, networks.AlbertForSequenceClassification, dtype, _logits_of)
+
+    return [_ranked(model, logits) for logits in _predict(model, encoded, run, _by_sequence)]
+
+
+def tag(
+    model: PretrainedModel, texts: Sequence[str], *, truncate: bool = False, dtype: Dtype = "float32"
+) -> list[list[Tag]]:
+    """The words of each text with their labels: that of a word's first piece. Words are parted as in `WORD`."""
+    model.require_trained_head()
+    tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
+    encodings = [
+        _named(number, text, partial(_build, tokenizer, text, None, longest, truncate, offsets=True))
+        for number, text in enumerate(texts)
+    ]
+
+    run = _runner(model, networks.AlbertForTokenClassification, dtype, _logits_of)
+
+    def collect(batch: PackedBatch, logits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for place in batch.places:
+            yield place.index, logits[place.row, place.start : place.stop]
+
+    predicted = _predict(model, [(e.input_ids, e.token_type_ids) for e in encodings], run, collect)
+    return [
+        _tags(model.labels, text, encoding.offsets, encoding.special_tokens_mask, logits)
+        for text, encoding, logits in zip(texts, encodings, predicted, strict=True)
+    ]
+
+
+def answer(
+    model: PretrainedModel,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    *,
+    n_best: int = 1,
+    no_answer: bool = False,
+    max_length: int = 384,
+    stride: int = 128,
+    max_answer_length: int = 30,
+    dtype: Dtype = "float32",
+) -> list[list[Answer]]:
+    """The `n_best` likeliest answers to each question from its context, likeliest first.
+
+    A context that does not fit beside its question into `max_length` pieces is read in windows that begin `stride`
+    pieces apart. With `no_answer` "there is none" competes, by the score of [CLS] (SQuAD 2.0); `max_answer_length` is
+    in pieces.
+    """
+    model.require_trained_head()
+    if len(questions) != len(contexts):
+        raise UserError(f"{len(questions)} questions but {len(contexts)} contexts; give each question its context")
+    tokenizer, longest = _tokenizer(model), min(max_length, model.config.max_position_embeddings)
+    windows: list[_Window] = []
+    for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+        windows += _named(number, question, partial(_windows, tokenizer, number, question, context, longest, stride))
+
+    run = _runner(model, networks.AlbertForQuestionAnswering, dtype, _logits_of)
+
+    def collect(batch: PackedBatch, logits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for place in batch.places:
+            yield place.index, logits[place.row, place.start : place.stop]
+
+    scores = _predict(model, [(window.ids, window.types) for window in windows], run, collect)
+    found: list[list[tuple[float, int, int]]] = [[] for _ in questions]
+    null = np.full(len(questions), np.inf)
+    for window, logits in zip(windows, scores, strict=True):
+        found[window.question] += _spans(window, logits, max(n_best, 20), max_answer_length)
+        null[window.question] = min(null[window.question], float(logits[0].sum()))
+    return [
+        _answers(context, spans, float(none) if no_answer else None, n_best)
+        for context, spans, none in zip(contexts, found, null, strict=True)
+    ]
+
+
+def choose(
+    model: PretrainedModel,
+    texts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    truncate: bool = False,
+    dtype: Dtype = "float32",
+) -> list[list[Choice]]:
+    """The choices for each text with their probabilities, likeliest first: every choice is read as a pair with the
+    text. `truncate` shortens the text."""
+    model.require_trained_head()
+    if len(texts) != len(choices):
+        raise UserError(f"{len(texts)} texts but choices for {len(choices)}; give each text its choices")
+    tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
+    encoded = []
+    for number, (text, those) in enumerate(zip(texts, choices, strict=True)):
+        if not those:
+            raise TextError(number, text, "has no choices")
+        for choice in those:
+            build = partial(_build, tokenizer, text, choice, longest, truncate, strategy="only_first")
+            encoding = _named(number, text, build)
+            encoded.append((encoding.input_ids, encoding.token_type_ids))
+
+    # The head of a multiple-choice model is a classifier with one label.
+    run = _runner(model, networks.AlbertForSequenceClassification, dtype, _logits_of)
+    logits = iter(_predict(model, encoded, run, _by_sequence))
+    results = []
+    for those in choices:
+        scores = _softmax(np.array([float(next(logits)[0]) for _ in those]))
+        ranked = sorted(range(len(those)), key=lambda number: -scores[number])
+        results.append([Choice(number, those[number], float(scores[number])) for number in ranked])
+    return results
+
+
+def entities(tags: Sequence[Tag], text: str) -> list[Entity]:
+    """The entities that B- and I- labels mark, in IOB1 or IOB2: a B-, or an I- of another kind than the word before
+    it, begins one. Labels without such a prefix are kinds of their own; "O" is none. The score is the mean of the
+    words' scores."""
+    runs: list[list[Tag]] = []
+    kind = None
+    for word in tags:
+        prefix, _, rest = word.label.partition("-")
+        this = None if word.label == "O" else rest if prefix in ("B", "I") and rest else word.label
+        if this is None:
+            kind = None
+            continue
+        if this == kind and prefix != "B":
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+        kind = this
+    return [
+        Entity(
+            label=re.sub(r"^[BI]-", "", run[0].label),
+            text=text[run[0].start : run[-1].stop],
+            start=run[0].start,
+            stop=run[-1].stop,
+            score=math.fsum(word.score for word in run) / len(run),
         )
-        # Special pieces complete nothing.
-        special = jnp.asarray(tokenizer.special_ids)
-        return jax.nn.softmax(output.mlm_logits.at[:, :, special].set(-jnp.inf), axis=-1)
-
-    scores = np.asarray(probabilities(params))
-    return [
-        [_likeliest(tokenizer, at, top_k) for at in scores[row, : ids.count(tokenizer.mask_id)]]
-        for row, ids in enumerate(encoded)
+        for run in runs
     ]
 
 
-def _likeliest(tokenizer: AlbertTokenizer, probabilities: np.ndarray, top_k: int) -> list[Completion]:
-    """The `top_k` best of probabilities [V]."""
-    return [
-        Completion(tokenizer.id_to_piece(int(piece)).removeprefix("▁") or "▁", float(probabilities[piece]))
-        for piece in probabilities.argsort()[::-1][:top_k]
-    ]
+# ---- running a network over packed rows
 
 
-def _encode(tokenizer: AlbertTokenizer, sentence: str, longest: int) -> list[int]:
-    if MASK not in sentence:
-        raise UserError(f"{sentence!r}: contains no {MASK}")
+def _predict(
+    model: PretrainedModel,
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
+    run: Callable[[PackedBatch], jax.Array],
+    collect: Callable[[PackedBatch, np.ndarray], Iterator[tuple[int, Any]]],
+) -> list[Any]:
+    """A result for each of `sequences` (ids, segments). The device computes a batch while the one before is read."""
+    platform = jax.default_backend()
+    tokens = TOKENS_PER_BATCH.get(platform, ACCELERATOR_TOKENS_PER_BATCH)
+    results: list[Any] = [None] * len(sequences)
+    pending: tuple[PackedBatch, jax.Array] | None = None
+    for batch in pack(sequences, tokens, _tokenizer(model).pad_id):
+        output = run(batch)
+        if pending is not None:
+            _store(results, collect(pending[0], np.asarray(pending[1])))
+        pending = batch, output
+    if pending is not None:
+        _store(results, collect(pending[0], np.asarray(pending[1])))
+    return results
+
+
+def _store(results: list[Any], found: Iterator[tuple[int, Any]]) -> None:
+    for index, result in found:
+        results[index] = result
+
+
+_TRUNK = partial(networks.AlbertWithoutHead, pooler=False)
+
+
+def _runner(
+    model: PretrainedModel, network: Callable[..., nnx.Module], dtype: Dtype, select: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """A function from packed rows, and further inputs by name, to `select` of the network's output.
+
+    The model may have more parameters than the network: a pooler or a head that is not asked. Matrices are turned into
+    `dtype` here, once.
+    """
+    wanted = jax.eval_shape(lambda: networks.initialize(model.config, jax.random.key(0), network))
+    flat = traverse_util.flatten_dict(model.params)
+    chosen = {path: flat[path] for path in traverse_util.flatten_dict(wanted)}
+    cast = {path: value.astype(dtype) if path[-1] == "kernel" else value for path, value in chosen.items()}
+    params = traverse_util.unflatten_dict(cast)
+    compiled = _compiled(network, model.config, dtype, select)
+
+    def run(batch: PackedBatch, **inputs: np.ndarray) -> jax.Array:
+        arrays = dict(position_ids=batch.position_ids, first_positions=batch.first_positions) | inputs
+        return compiled(params, batch.input_ids, batch.token_type_ids, batch.attention_mask, arrays)
+
+    return run
+
+
+@cache
+def _compiled(
+    network: Callable[..., nnx.Module], config: AlbertConfig, dtype: Dtype, select: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """`select(network's output, attention mask, first positions)` of packed rows, under jit."""
+
+    def run(params: Any, ids: jax.Array, types: jax.Array, mask: jax.Array, arrays: dict[str, jax.Array]) -> jax.Array:
+        output = apply(config, params, ids, types, mask, network=network, dtype=dtype, **arrays)
+        return select(output, mask, arrays["first_positions"])
+
+    return jax.jit(run)
+
+
+def _logits_of(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
+    return output.logits
+
+
+def _mean(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
+    numbers = jnp.arange(1, first.shape[1] + 1)
+    members = (mask[:, None, :] == numbers[:, None]).astype(jnp.float32)
+    hidden = output.hidden["sequence_output"].astype(jnp.float32)
+    return jnp.einsum("BSL,BLH->BSH", members, hidden) / jnp.maximum(members.sum(-1, keepdims=True), 1.0)
+
+
+def _first(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(output.hidden["sequence_output"], first[:, :, None], axis=1).astype(jnp.float32)
+
+
+def _pooled(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
+    return output.hidden["pooled_output"].astype(jnp.float32)
+
+
+_POOLINGS = {"mean": _mean, "cls": _first, "pooler": _pooled}
+
+
+def _by_sequence(batch: PackedBatch, output: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for place in batch.places:
+        yield place.index, output[place.row, place.slot]
+
+
+def _by_row(batch: PackedBatch) -> list[list[Place]]:
+    rows: list[list[Place]] = [[] for _ in range(max(place.row for place in batch.places) + 1)]
+    for place in batch.places:
+        rows[place.row].append(place)
+    return rows
+
+
+# ---- texts to sequences
+
+
+def _tokenizer(model: PretrainedModel) -> AlbertTokenizer:
+    if model.tokenizer is None:
+        raise UserError(
+            "the model has no tokenizer: put its spiece.model or tokenizer.json beside the weights, or set "
+            "model.tokenizer"
+        )
+    return model.tokenizer
+
+
+def _named(number: int, text: str, build: Callable[[], Any]) -> Any:
+    """What `build` gives; its `UserError` says which text it was."""
+    try:
+        return build()
+    except UserError as error:
+        raise TextError(number, text, str(error)) from error
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _build(
+    tokenizer: AlbertTokenizer,
+    text: str,
+    pair: str | None,
+    longest: int,
+    truncate: bool,
+    strategy: Literal["longest_first", "only_first"] = "longest_first",
+    offsets: bool = False,
+) -> Any:
+    encoding = tokenizer.build(
+        text,
+        pair,
+        truncation=strategy if truncate else "none",
+        max_length=longest if truncate else None,
+        offsets=offsets,
+    )
+    if len(encoding.input_ids) > longest:
+        raise UserError(
+            f"{len(encoding.input_ids)} pieces, more than the model's {longest} positions; shorten it, or truncate"
+        )
+    return encoding
+
+
+def _encode_texts(
+    model: PretrainedModel, texts: Sequence[str], pairs: Sequence[str] | None, truncate: bool
+) -> list[tuple[Sequence[int], Sequence[int]]]:
+    tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
+    if pairs is not None and len(pairs) != len(texts):
+        raise UserError(f"{len(texts)} texts but {len(pairs)} second texts; give each text its own")
+    encoded = []
+    for number, text in enumerate(texts):
+        pair = None if pairs is None else pairs[number]
+        encoding = _named(number, text, partial(_build, tokenizer, text, pair, longest, truncate))
+        encoded.append((encoding.input_ids, encoding.token_type_ids))
+    return encoded
+
+
+def _encode_masked(tokenizer: AlbertTokenizer, text: str, longest: int) -> list[int]:
+    if MASK not in text:
+        raise UserError(f"contains no {MASK}")
     ids = [tokenizer.cls_id]
-    for index, part in enumerate(sentence.split(MASK)):
+    for index, part in enumerate(text.split(MASK)):
         pieces = tokenizer.encode(part)
         if index:
             ids.append(tokenizer.mask_id)
@@ -84,5 +485,136 @@ def _encode(tokenizer: AlbertTokenizer, sentence: str, longest: int) -> list[int
         ids += pieces
     ids.append(tokenizer.sep_id)
     if len(ids) > longest:
-        raise UserError(f"{sentence[:60]!r}...: {len(ids)} pieces, more than the model's {longest} positions")
+        raise UserError(f"{len(ids)} pieces, more than the model's {longest} positions; shorten it")
     return ids
+
+
+def _single_piece(tokenizer: AlbertTokenizer, target: str) -> int:
+    ids = tokenizer.encode(target)
+    if len(ids) == 1 and ids[0] != tokenizer.unk_id:
+        return ids[0]
+    pieces = " ".join(tokenizer.id_to_piece(i) for i in ids)
+    raise UserError(
+        f"target {target!r}: is {len(ids)} pieces of the vocabulary ({pieces}); only single ones can be compared"
+        if len(ids) != 1
+        else f"target {target!r}: is not in the vocabulary"
+    )
+
+
+# ---- outputs to results
+
+
+def _completions(tokenizer: AlbertTokenizer, logits: np.ndarray, top_k: int, wanted: np.ndarray) -> list[Completion]:
+    """The `top_k` best ordinary pieces, or the wanted ones, for logits [V]."""
+    probabilities = _softmax(logits[: tokenizer.vocab_size])
+    candidates = wanted if wanted.size else tokenizer.ordinary_ids
+    scores = probabilities[candidates]
+    if not wanted.size and top_k < scores.size:
+        best = np.argpartition(-scores, top_k)[:top_k]
+        candidates, scores = candidates[best], scores[best]
+    order = np.lexsort((candidates, -scores))
+    return [
+        Completion(piece.removeprefix("▁") or "▁", float(scores[i]), piece)
+        for i in order
+        for piece in (tokenizer.id_to_piece(int(candidates[i])),)
+    ]
+
+
+def _ranked(model: PretrainedModel, logits: np.ndarray) -> list[Label]:
+    if model.problem_type == "regression" or (model.problem_type is None and len(logits) == 1):
+        return [Label(label, float(value)) for label, value in zip(model.labels, logits, strict=True)]
+    if model.problem_type == "multi_label_classification":
+        scores = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    else:
+        scores = _softmax(logits)
+    ranked = sorted(range(len(scores)), key=lambda number: -scores[number])
+    return [Label(model.labels[number], float(scores[number])) for number in ranked]
+
+
+def _tags(
+    labels: Sequence[str], text: str, offsets: np.ndarray, special: Sequence[int], logits: np.ndarray
+) -> list[Tag]:
+    """Labels of the words of `text` whose first piece is among those with `logits` [pieces, labels]."""
+    starts = [
+        (int(start), number) for number, (start, stop) in enumerate(offsets) if not special[number] and stop > start
+    ]
+    tags, piece = [], 0
+    for match in WORD.finditer(text):
+        while piece < len(starts) and starts[piece][0] < match.start():
+            piece += 1
+        if piece == len(starts) or starts[piece][0] >= match.end():
+            continue  # its pieces are cut off, or a sign that the vocabulary does not spell
+        scores = _softmax(logits[starts[piece][1]])
+        best = int(scores.argmax())
+        tags.append(Tag(match.group(), match.start(), match.end(), labels[best], float(scores[best])))
+    return tags
+
+
+class _Window(NamedTuple):
+    """A question with a part of its context; `offsets` [pieces, 2] are of the context's pieces, from `first` on."""
+
+    question: int
+    ids: list[int]
+    types: list[int]
+    first: int
+    offsets: np.ndarray
+
+
+def _windows(
+    tokenizer: AlbertTokenizer, number: int, question: str, context: str, longest: int, stride: int
+) -> list[_Window]:
+    asked = tokenizer.encode(question)
+    pieces, offsets = tokenizer.encode_with_offsets(context)
+    room = longest - len(asked) - 3
+    if room < min(stride, 16):
+        raise UserError(f"the question is {len(asked)} pieces, which leaves no room for its context in {longest}")
+    head = [tokenizer.cls_id, *asked, tokenizer.sep_id]
+    windows = []
+    for start in range(0, max(1, len(pieces)), min(stride, room)):
+        part = pieces[start : start + room]
+        windows.append(
+            _Window(
+                question=number,
+                ids=[*head, *part, tokenizer.sep_id],
+                types=[0] * len(head) + [1] * (len(part) + 1),
+                first=len(head),
+                offsets=offsets[start : start + room],
+            )
+        )
+        if start + room >= len(pieces):
+            break
+    return windows
+
+
+def _spans(window: _Window, logits: np.ndarray, count: int, longest: int) -> list[tuple[float, int, int]]:
+    """The best (score, start, stop) of a window, in characters of the context."""
+    scores = logits[window.first : window.first + len(window.offsets)].astype(np.float64)
+    starts, ends = (np.argsort(-scores[:, side])[:count] for side in (0, 1))
+    found = [
+        (float(scores[start, 0] + scores[end, 1]), int(window.offsets[start, 0]), int(window.offsets[end, 1]))
+        for start in starts
+        for end in ends
+        if start <= end < start + longest
+    ]
+    return sorted((span for span in found if span[2] > span[1]), reverse=True)[:count]
+
+
+def _answers(context: str, spans: list[tuple[float, int, int]], null: float | None, n_best: int) -> list[Answer]:
+    best: dict[tuple[int, int], float] = {}
+    for score, start, stop in spans:
+        best[start, stop] = max(score, best.get((start, stop), -math.inf))  # windows overlap
+    if null is not None:
+        best[0, 0] = null
+    if not best:
+        return [Answer("", 0, 0, 1.0)]
+    ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: max(n_best, 20)]
+    scores = _softmax(np.array([score for _, score in ranked]))
+    return [
+        Answer(context[start:stop], start, stop, float(score))
+        for ((start, stop), _), score in zip(ranked[:n_best], scores, strict=False)
+    ]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    return exponentials / exponentials.sum()

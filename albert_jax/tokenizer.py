@@ -7,6 +7,7 @@ the same vocabulary and must agree on it to the byte: `AlbertTokenizer.fingerpri
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from albert_jax.alignment import align_normalized, align_pieces
 from albert_jax.errors import UserError
+from albert_jax.sequences import EncodedBatch, Encoding, Padding, Truncation, join, pad
 
 PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 WORD_MARK = "▁"  # SentencePiece's stand-in for the space before a word
@@ -45,6 +48,7 @@ _UNSPACED_SCRIPTS = (
     "TIBETAN ",
 )
 _RARE_PLANES = re.compile("[\U00010000-\U0010ffff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class AlbertTokenizer:
@@ -64,10 +68,13 @@ class AlbertTokenizer:
         model_bytes: the model file.
     """
 
-    def __init__(self, model_bytes: bytes, do_lower_case: bool = True, *, name: str = MODEL_FILE):
+    def __init__(
+        self, model_bytes: bytes, do_lower_case: bool = True, keep_accents: bool = False, *, name: str = MODEL_FILE
+    ):
         """`name` is what error messages call the model. Raises UserError for a model ALBERT cannot use."""
         self.model_bytes = model_bytes
         self.do_lower_case = do_lower_case
+        self.keep_accents = keep_accents
         self._processor = _load_model(model_bytes, name)
         self.vocab_size = self._processor.get_piece_size()
         if self.vocab_size > MAX_VOCAB_SIZE:
@@ -87,11 +94,15 @@ class AlbertTokenizer:
         self._digit_comma_splits = self._split_digit_commas()
         self._is_digit_comma = np.zeros(self.vocab_size, bool)
         self._is_digit_comma[list(self._digit_comma_splits)] = True
-        settings = json.dumps({"do_lower_case": do_lower_case, "rules": RULES_VERSION}, sort_keys=True)
-        self.fingerprint = hashlib.sha256(settings.encode() + b"\n" + model_bytes).hexdigest()
+        settings: dict[str, bool | int] = {"do_lower_case": do_lower_case, "rules": RULES_VERSION}
+        # Only when it is set: what was encoded before the option existed keeps its fingerprint.
+        settings |= {"keep_accents": True} if keep_accents else {}
+        self.fingerprint = hashlib.sha256(
+            json.dumps(settings, sort_keys=True).encode() + b"\n" + model_bytes
+        ).hexdigest()
 
     @classmethod
-    def from_file(cls, path: str | Path, do_lower_case: bool = True) -> "AlbertTokenizer":
+    def from_file(cls, path: str | Path, do_lower_case: bool = True, keep_accents: bool = False) -> "AlbertTokenizer":
         """Reads a SentencePiece model file. Raises UserError when it is missing, is none, or lacks ALBERT's
         symbols."""
         path = Path(path)
@@ -103,53 +114,148 @@ class AlbertTokenizer:
             raise UserError(f"{path}: no such tokenizer model; train one with data/train_vocab.py") from None
         except OSError as error:
             raise UserError(f"{path}: cannot read the tokenizer model: {error.strerror}") from None
-        return cls(model_bytes, do_lower_case, name=str(path))
+        return cls(model_bytes, do_lower_case, keep_accents, name=str(path))
 
     @classmethod
     def load(cls, directory: str | Path) -> "AlbertTokenizer":
-        """Reads what `save` wrote; a folder with only the model file is taken as lower-casing, ALBERT's
-        default."""
-        directory = Path(directory)
-        config_path = directory / CONFIG_FILE
-        do_lower_case = True
-        if config_path.exists():
-            try:
-                do_lower_case = json.loads(config_path.read_text("utf-8")).get("do_lower_case", True)
-            except (ValueError, AttributeError, OSError) as error:
-                raise UserError(f"{config_path}: not a JSON object ({error}); restore the file") from None
-            if not isinstance(do_lower_case, bool):
-                raise UserError(f"{config_path}: do_lower_case is {do_lower_case!r}, expected true or false")
-        return cls.from_file(directory / MODEL_FILE, do_lower_case)
+        """Reads what `save` wrote, or any folder with one SentencePiece model, like Google's with 30k-clean.model.
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the model and its settings into `directory`, which is made if absent."""
+        What tokenizer_config.json leaves open is ALBERT's default: lower-casing, without accents.
+        """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MODEL_FILE).write_bytes(self.model_bytes)
+        return cls.from_file(find_model(directory) or directory / MODEL_FILE, **read_settings(directory))
+
+    def save(self, directory: str | Path, *, model_max_length: int = 512) -> None:
+        """Writes the model and its settings into `directory`, which is made if absent.
+
+        The settings are all that Hugging Face's tokenizers ask for; `model_max_length` is theirs, for truncation.
+        """
+        directory = Path(directory)
+        # A literal [MASK] in a text is the symbol there, and takes the space in front of it along.
+        mask = {"content": MASK, "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
         config = {
             "tokenizer_class": "AlbertTokenizer",
             "do_lower_case": self.do_lower_case,
-            "keep_accents": False,
+            "keep_accents": self.keep_accents,
             "remove_space": True,
+            "model_max_length": model_max_length,
+            # Without this, version 5 of transformers gives both texts of a pair the same segment.
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "bos_token": CLS,
+            "cls_token": CLS,
+            "eos_token": SEP,
+            "sep_token": SEP,
+            "pad_token": PAD,
+            "unk_token": UNK,
+            "mask_token": {"__type": "AddedToken", **mask},
         }
-        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        write_file(directory / MODEL_FILE, self.model_bytes)
+        write_file(directory / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
     def normalize(self, text: str) -> str:
         """Collapses white space, decomposes (NFKD), drops combining characters, lower-cases: in Google's
-        order.
+        order. With `keep_accents` neither of the two in the middle; with `do_lower_case=False` not the last.
 
         White space goes first, so a space that NFKD makes (of "…" with a no-break space, say) survives, as
         there.
         """
-        text = clean(text)
+        text = " ".join(text.split()) if self.keep_accents else clean(text)
         return text.lower() if self.do_lower_case else text
 
     def encode(self, text: str) -> list[int]:
         """The ids of any text, without [CLS] and [SEP]. Empty or blank text gives none."""
-        ids = self._processor.encode(self.normalize(text))
+        try:
+            ids = self._processor.encode(self.normalize(text))
+        except RuntimeError as error:
+            raise _explain(error, [text]) from error
         if self._digit_comma_splits.keys().isdisjoint(ids):
             return ids
         return [new for i in ids for new in self._digit_comma_splits.get(i, (i,))]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """`encode`, and where each piece stands: int32 [len(ids), 2], its start and end in characters of `text`.
+
+        The spans are without the white space around the pieces, with the accents that normalising drops, and neither
+        starts nor ends ever fall. A "▁" alone has an empty span, where what follows starts. A character that becomes
+        several pieces ("½") is the span of each.
+        """
+        aligned = align_normalized(text, self.do_lower_case, self.keep_accents)
+        try:
+            pieces = self._processor.encode(aligned.text, return_type="proto").pieces
+        except RuntimeError as error:
+            raise _explain(error, [text]) from error
+        ids: list[int] = []
+        sizes: list[int] = []
+        for piece in pieces:
+            if piece.id in self._digit_comma_splits:
+                ids += self._digit_comma_splits[piece.id]
+                sizes += self._digit_comma_sizes[piece.id]
+            else:
+                ids.append(piece.id)
+                # The surface, not the vocabulary's spelling, of what is unknown; bytes where the vocabulary has them.
+                sizes.append(1 if self._processor.is_byte(piece.id) else len(piece.piece.encode()))
+        rewritten, sources = self._processor.normalize(aligned.text, with_offsets=True)
+        return ids, align_pieces(aligned, rewritten, sources, sizes)
+
+    def build(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncation: Truncation = "none",
+        max_length: int | None = None,
+        offsets: bool = False,
+    ) -> Encoding:
+        """One sequence for the model: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
+
+        Args:
+            truncation: what gives way, from its end, where the sequence is longer than `max_length`: the longer of
+                the two until they are equal, then both (longest_first); one of them only, of which at least one piece
+                must stay; or nothing. Lengths are those of Hugging Face's fast tokenizers: of an odd number of places
+                that both have to share, the longer text gets the last, and `pair` where they are equally long.
+            max_length: at most so many ids, [CLS] and [SEP] included.
+
+        Raises:
+            UserError: the sequence is too long and must not, or cannot, be truncated.
+        """
+        sides = [self._encode_side(side, offsets) for side in ((text,) if pair is None else (text, pair))]
+        return join(sides, self.cls_id, self.sep_id, truncation, max_length)
+
+    def _encode_side(self, text: str, offsets: bool) -> tuple[list[int], np.ndarray | None]:
+        if not isinstance(text, str):
+            raise UserError(f"a text is {text!r}, expected str; for words in a list, join them with spaces")
+        return self.encode_with_offsets(text) if offsets else (self.encode(text), None)
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        pairs: str | Sequence[str] | None = None,
+        *,
+        truncation: Truncation = "none",
+        max_length: int | None = None,
+        padding: Padding = "longest",
+        pad_to_multiple_of: int = 1,
+        offsets: bool = False,
+    ) -> EncodedBatch:
+        """`build` of each text, with its pair if there are `pairs`, padded at the end to one length.
+
+        Args:
+            texts: several, or one for a batch of one.
+            truncation, max_length, offsets: see `build`.
+            padding: to the longest sequence, or to `max_length`.
+            pad_to_multiple_of: round that up. 8 or 64 gives a compiled model fewer shapes to meet.
+        """
+        texts, pairs = ([side] if isinstance(side, str) else side for side in (texts, pairs))
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"{len(texts)} texts but {len(pairs)} pairs; give each text its own")
+        rows = []
+        for i, text in enumerate(texts):
+            try:
+                pair = None if pairs is None else pairs[i]
+                rows.append(self.build(text, pair, truncation=truncation, max_length=max_length, offsets=offsets))
+            except UserError as error:
+                raise UserError(f"texts[{i}]: {error}") from None
+        return pad(rows, self.pad_id, padding, max_length, pad_to_multiple_of, offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, as uint16 arrays; several times faster on many texts."""
@@ -172,14 +278,17 @@ class AlbertTokenizer:
         if not texts:
             return np.empty(0, np.uint16), np.empty(0, np.int64)
         # One call per text: a call with a list runs in a thread of its own, which costs more than it saves.
-        if unchanged is None:
-            arrays = [self._processor.encode(text, return_type="numpy") for text in texts]
-        else:
-            processors = (self._processor, self._bare_processor)
-            arrays = [
-                processors[bare].encode(text, return_type="numpy")
-                for text, bare in zip(texts, unchanged.tolist(), strict=True)
-            ]
+        try:
+            if unchanged is None:
+                arrays = [self._processor.encode(text, return_type="numpy") for text in texts]
+            else:
+                processors = (self._processor, self._bare_processor)
+                arrays = [
+                    processors[bare].encode(text, return_type="numpy")
+                    for text, bare in zip(texts, unchanged.tolist(), strict=True)
+                ]
+        except RuntimeError as error:
+            raise _explain(error, texts) from error
         lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
         # Every id is below 65,536: checked when the model was loaded.
         return self._with_digit_commas_split(np.concatenate(arrays).astype(np.uint16), lengths)
@@ -243,7 +352,7 @@ class AlbertTokenizer:
 
     def __reduce__(self):
         # Worker processes get the model file and build their own processor.
-        return AlbertTokenizer, (self.model_bytes, self.do_lower_case)
+        return AlbertTokenizer, (self.model_bytes, self.do_lower_case, self.keep_accents)
 
     def _find_special_ids(self, name: str) -> list[int]:
         missing = [piece for piece in (PAD, UNK, CLS, SEP, MASK) if piece not in self._ids]
@@ -274,7 +383,8 @@ class AlbertTokenizer:
         leaves the spurious "▁" (google-research/albert issues 85 and 249). Hugging Face's slow tokenizer
         follows the intention too.
         """
-        splits = {}
+        splits: dict[int, tuple[int, ...]] = {}
+        self._digit_comma_sizes: dict[int, tuple[int, ...]] = {}  # bytes of each of the new pieces
         for old, piece in enumerate(self._pieces):
             if len(piece) < 2 or piece[-1] != "," or not piece[-2].isdigit() or self._is_special(old):
                 continue
@@ -282,6 +392,10 @@ class AlbertTokenizer:
             if not piece.startswith(WORD_MARK) and parts[0].startswith(WORD_MARK):
                 parts[0] = parts[0][len(WORD_MARK) :]
             splits[old] = tuple(self.piece_to_id(part) for part in [*parts, ","] if part)
+            sizes = [len(part.encode()) for part in [*parts, ","] if part]
+            # All of the old piece, also in a vocabulary that puts no "▁" in front of what is encoded again.
+            sizes[0] = max(0, sizes[0] + len(piece.encode()) - sum(sizes))
+            self._digit_comma_sizes[old] = tuple(sizes)
         return splits
 
     def _with_digit_commas_split(self, tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -300,6 +414,60 @@ class AlbertTokenizer:
         new_tokens[places] = np.concatenate([np.array(split, np.uint16) for split in splits])
         texts = np.searchsorted(np.cumsum(lengths), where, side="right")
         return new_tokens, lengths + np.bincount(texts, counts - 1, len(lengths)).astype(np.int64)
+
+
+def find_model(directory: Path) -> Path | None:
+    """The SentencePiece model in a folder: spiece.model, or else the only file named *.model; None without any."""
+    if (directory / MODEL_FILE).exists():
+        return directory / MODEL_FILE
+    found = sorted(directory.glob("*.model"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{directory}: several tokenizer models ({names}); rename the right one to {MODEL_FILE}")
+    return found[0] if found else None
+
+
+def read_settings(directory: Path) -> dict[str, bool]:
+    """do_lower_case and keep_accents of the folder's tokenizer_config.json, as far as it is there and has them."""
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: not a JSON object ({error}); restore the file") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object ({type(config).__name__}); restore the file")
+    settings = {name: config[name] for name in ("do_lower_case", "keep_accents") if name in config}
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{path}: {name} is {value!r}, expected true or false")
+    return settings
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, its folder too if absent."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}; give a folder that can be") from None
+
+
+def _explain(failure: RuntimeError, texts: Sequence[str | bytes]) -> Exception:
+    """Why SentencePiece did not take one of the texts, if it is what a user can do something about."""
+    for text in texts:
+        if isinstance(text, str) and (found := _SURROGATES.search(text)):
+            return UserError(
+                f"a text has half a surrogate pair, U+{ord(found[0]):04X}, at character {found.start()}, which no "
+                'UTF-8 can hold; repair it with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+            )
+    return failure
 
 
 def is_word_start(piece: str) -> bool:

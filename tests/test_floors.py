@@ -10,7 +10,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     # words, without JAX; how they say that something is wrong comes before them
-    "errors": -1, "config": 0, "tokenizer": 0,
+    "errors": -2, "alignment": -1, "sequences": -1, "config": 0, "tokenizer": 0,
     # arithmetic: arrays and trees, no model
     "trees": 1, "sharding": 1, "metrics": 1, "flops": 1,
     # parts
@@ -20,7 +20,7 @@ FLOORS = {
     # purposes
     "tasks": 3, "interop": 3,
     # faces
-    "pretrained": 4, "predict": 4, "report": 4, "__main__": 4, "__init__": 4,
+    "pretrained": 4, "report": 4, "predict": 5, "convert": 5, "__init__": 5, "__main__": 6,
 }  # fmt: skip
 
 

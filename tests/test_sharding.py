@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from functools import cache
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -10,7 +10,16 @@ import pytest
 
 from albert_jax.config import AlbertConfig, ComputeConfig, MeshConfig, OptimizerConfig
 from albert_jax.errors import UserError
-from albert_jax.model import initialize
+from albert_jax.model import (
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertWithoutHead,
+    initialize,
+)
 from albert_jax.optim import make_optimizer
 from albert_jax.sharding import PARAMETER_RULES, check_batch, make_mesh, parameter_specs, path_name
 from albert_jax.tasks.pretraining import pretraining_objective
@@ -25,6 +34,15 @@ MODEL = AlbertConfig(
     intermediate_size=64,
     max_position_embeddings=32,
 )
+NETWORKS = [
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertWithoutHead,
+]
 FACTORISATIONS = [
     (data, fsdp, 8 // data // fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if 8 % (data * fsdp) == 0
 ]
@@ -128,9 +146,17 @@ def test_every_parameter_has_a_rule(change):
     parameter_specs(params, make_mesh(MeshConfig()), model)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_parameter_of_every_head_has_a_rule(network):
+    model = dataclasses.replace(MODEL, tie_word_embeddings=False)
+    params = jax.eval_shape(partial(initialize, model, jax.random.key(0), network))
+    parameter_specs(params, make_mesh(MeshConfig()), model)
+
+
 def test_every_rule_has_a_parameter():
-    params = jax.eval_shape(lambda: initialize(MODEL, jax.random.key(0)))
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    model = dataclasses.replace(MODEL, tie_word_embeddings=False)
+    trees = [jax.eval_shape(partial(initialize, model, jax.random.key(0), network)) for network in NETWORKS]
+    names = [path_name(path[1:]) for path, _ in jax.tree_util.tree_leaves_with_path(trees)]
     for rule in PARAMETER_RULES:
         assert any(re.search(f"(^|/){rule.pattern}$", name) for name in names), rule.pattern
 

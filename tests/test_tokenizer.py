@@ -2,6 +2,8 @@
 here."""
 
 import io
+import json
+import lzma
 import pickle
 import random
 from pathlib import Path
@@ -226,3 +228,294 @@ def test_broken_settings_are_refused(small, tmp_path, content):
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer_config\.json"):
         AlbertTokenizer.load(tmp_path)
+
+
+# accents
+
+
+def test_accents_stay_when_asked(small):
+    accented = AlbertTokenizer(small.model_bytes, keep_accents=True)
+    assert accented.normalize("  Café\tﬁ\u0301 ") == "café ﬁ\u0301"
+
+
+def test_keeping_accents_changes_the_fingerprint_and_dropping_them_does_not(small):
+    assert AlbertTokenizer(small.model_bytes, keep_accents=False).fingerprint == small.fingerprint
+    assert AlbertTokenizer(small.model_bytes, keep_accents=True).fingerprint != small.fingerprint
+
+
+def test_the_released_fingerprint_never_changes(released):
+    # Corpora are refused when it does. Changes with RULES_VERSION alone.
+    assert released.fingerprint.startswith("6e846edb3be29f37")
+
+
+def test_kept_accents_come_back_from_a_folder_and_another_process(small, tmp_path):
+    accented = AlbertTokenizer(small.model_bytes, keep_accents=True)
+    accented.save(tmp_path)
+    assert AlbertTokenizer.load(tmp_path).keep_accents is True
+    assert pickle.loads(pickle.dumps(accented)).fingerprint == accented.fingerprint
+
+
+def test_a_folder_with_one_model_of_any_name_is_read(small, tmp_path):
+    (tmp_path / "30k-clean.model").write_bytes(small.model_bytes)
+    assert AlbertTokenizer.load(tmp_path).fingerprint == small.fingerprint
+    (tmp_path / "other.model").write_bytes(small.model_bytes)
+    with pytest.raises(UserError, match=r"several tokenizer models \(30k-clean\.model, other\.model\)"):
+        AlbertTokenizer.load(tmp_path)
+
+
+# sequences
+
+
+def test_a_sequence_has_its_symbols_and_types(small):
+    a, b = small.encode("abc"), small.encode("def abc")
+    built = small.build("abc", "def abc")
+    assert built.input_ids.tolist() == [small.cls_id, *a, small.sep_id, *b, small.sep_id]
+    assert built.token_type_ids.tolist() == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+    assert np.flatnonzero(built.special_tokens_mask).tolist() == [0, len(a) + 1, len(a) + len(b) + 2]
+    assert small.build("abc").input_ids.tolist() == [small.cls_id, *a, small.sep_id]
+
+
+def lengths(tokenizer: AlbertTokenizer, first: int, second: int, truncation: str, max_length: int) -> tuple[int, int]:
+    texts = (" ".join(["the"] * count) for count in (first, second))
+    built = tokenizer.build(*texts, truncation=truncation, max_length=max_length)
+    ordinary = ~built.special_tokens_mask
+    return int((ordinary & (built.token_type_ids == 0)).sum()), int((ordinary & (built.token_type_ids == 1)).sum())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "room", "left"),
+    [
+        *[(9, 3, 8, (5, 3)), (3, 9, 8, (3, 5)), (9, 9, 8, (4, 4)), (9, 8, 7, (4, 3)), (8, 9, 7, (3, 4))],
+        *[(9, 9, 7, (3, 4)), (2, 2, 4, (2, 2)), (9, 1, 1, (1, 0)), (9, 9, 0, (0, 0))],
+    ],
+)
+def test_the_longer_text_gives_way_first(released, first, second, room, left):
+    assert lengths(released, first, second, "longest_first", room + 3) == left
+
+
+def test_only_the_named_text_gives_way(released):
+    assert lengths(released, 6, 5, "only_first", 12) == (4, 5)
+    assert lengths(released, 6, 5, "only_second", 12) == (6, 3)
+
+
+def test_a_text_is_cut_at_its_end(released):
+    whole = released.encode("the quick brown fox jumps")
+    cut = released.build("the quick brown fox jumps", truncation="only_first", max_length=5).input_ids
+    assert cut[1:-1].tolist() == whole[:3]
+
+
+def test_what_cannot_be_truncated_is_refused(released):
+    with pytest.raises(UserError, match=r"7 ids .* more than max_length = 6; raise it, or set truncation"):
+        lengths(released, 3, 1, "none", 6)
+    with pytest.raises(UserError, match=r"would leave nothing of a text of 3"):
+        lengths(released, 3, 9, "only_first", 12)
+    with pytest.raises(UserError, match=r"only_second.*without a second text"):
+        released.build("the the the", truncation="only_second", max_length=4)
+    with pytest.raises(UserError, match=r"max_length is 2, less than \[CLS\] and \[SEP\] take \(3\)"):
+        lengths(released, 3, 3, "longest_first", 2)
+    with pytest.raises(UserError, match="max_length is not given"):
+        released.build("the", truncation="longest_first")
+    with pytest.raises(UserError, match="truncation is 'first', expected one of none, longest_first"):
+        released.build("the", truncation="first", max_length=9)
+
+
+def test_a_batch_is_its_sequences_with_padding(small):
+    texts, pairs = ["abc", "", "abc def 12,"], ["a b", "", "c"]
+    batch = small(texts, pairs, offsets=True)
+    for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+        built = small.build(text, pair, offsets=True)
+        end = len(built)
+        for name in ("input_ids", "token_type_ids", "special_tokens_mask", "offsets"):
+            assert getattr(batch, name)[row, :end].tolist() == getattr(built, name).tolist()
+        assert batch.attention_mask[row].tolist() == [True] * end + [False] * (batch.input_ids.shape[1] - end)
+        assert (batch.input_ids[row, end:] == small.pad_id).all()
+        assert batch.special_tokens_mask[row, end:].all()
+        assert not batch.token_type_ids[row, end:].any() and not batch.offsets[row, end:].any()
+
+
+def test_arrays_are_what_models_take(small):
+    batch = small(["abc"], offsets=True)
+    assert {batch.input_ids.dtype, batch.token_type_ids.dtype, batch.offsets.dtype} == {np.dtype(np.int32)}
+    assert {batch.attention_mask.dtype, batch.special_tokens_mask.dtype} == {np.dtype(bool)}
+    assert small(["abc"]).offsets is None
+
+
+def test_one_text_is_a_batch_of_one(small):
+    assert small("abc", "def").input_ids.tolist() == small(["abc"], ["def"]).input_ids.tolist()
+    assert small([]).input_ids.shape == (0, 0)
+
+
+def test_padding_reaches_the_length_asked_for(small):
+    texts = ["abc", "abc def abc def"]
+    longest = small(texts).input_ids.shape[1]
+    assert longest == max(len(small.build(text)) for text in texts)
+    assert small(texts, pad_to_multiple_of=16).input_ids.shape[1] == -(-longest // 16) * 16
+    assert small(texts, padding="max_length", max_length=40).input_ids.shape[1] == 40
+
+
+def test_faulty_batches_are_refused(small):
+    with pytest.raises(UserError, match="2 texts but 1 pairs"):
+        small(["a", "b"], ["c"])
+    with pytest.raises(UserError, match=r"texts\[1\]: a text is nan, expected str"):
+        small(["a", float("nan")])
+    with pytest.raises(UserError, match=r"texts\[1\]: .* more than max_length = 4"):
+        small(["a", "a b c d e f"], max_length=4)
+    with pytest.raises(UserError, match="padding is 'short', expected one of longest, max_length"):
+        small(["a"], padding="short")
+    with pytest.raises(UserError, match="max_length is not given"):
+        small(["a"], padding="max_length")
+    with pytest.raises(UserError, match="pad_to_multiple_of is 0"):
+        small(["a"], pad_to_multiple_of=0)
+
+
+# offsets
+
+
+def spans(tokenizer: AlbertTokenizer, text: str) -> list[tuple[str, str]]:
+    """Each piece and what its span of the text reads."""
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    return [(tokenizer.id_to_piece(i), text[start:end]) for i, (start, end) in zip(ids, offsets.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        (" \t\u00a0\n", []),
+        ("  The\t Fox ", [("▁the", "The"), ("▁fox", "Fox")]),
+        ("in 1999, he", [("▁in", "in"), ("▁1999", "1999"), (",", ","), ("▁he", "he")]),
+        ("\uff11\uff19\uff19\uff19\uff0c", [("▁1999", "\uff11\uff19\uff19\uff19"), (",", "\uff0c")]),
+        ("cafe\u0301 au", [("▁cafe", "cafe\u0301"), ("▁au", "au")]),
+        ("\u0301the", [("▁the", "the")]),
+        ("ﬁne", [("▁fine", "ﬁne")]),
+        ("½", [("▁1", "½"), ("<unk>", "½"), ("2", "½")]),
+        ("the…", [("▁the", "the"), (".", "…"), (".", "…"), (".", "…")]),
+        ("the 🙂", [("▁the", "the"), ("▁", ""), ("<unk>", "🙂")]),
+        ("the\u200bfox", [("▁the", "the"), ("▁fox", "fox")]),
+        ("the\x01 fox", [("▁the", "the\x01"), ("▁fox", "fox")]),
+        ("\u3000\uff34\uff48\uff45", [("▁the", "\uff34\uff48\uff45")]),
+        ("I\u0307t", [("▁it", "I\u0307t")]),
+        ("İt", [("▁it", "İt")]),
+        ("the \u00a8fox", [("▁the", "the"), ("▁fox", "fox")]),
+    ],
+)
+def test_pieces_know_where_they_stand(released, text, expected):
+    assert spans(released, text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["한국", "ΟΔΟΣ ΟΔΟΣ.", "İİ ΐ ŉ ǰ", "\ufdfa", "🄂🄂", "a▁b", "\x00 a\x00", "\u0345\u0301"]
+)
+@pytest.mark.parametrize("keep_accents", [False, True])
+def test_awkward_letters_keep_offsets_in_order(released, text, keep_accents):
+    check_offsets(AlbertTokenizer(released.model_bytes, keep_accents=keep_accents), text)
+
+
+def check_offsets(tokenizer: AlbertTokenizer, text: str) -> None:
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    assert offsets.shape == (len(ids), 2) and offsets.dtype == np.int32
+    assert (np.diff(offsets, axis=0) >= 0).all()
+    for id, (start, end) in zip(ids, offsets.tolist(), strict=True):
+        assert 0 <= start <= end <= len(text)
+        assert text[start:end] == text[start:end].strip()
+        assert start < end or tokenizer.id_to_piece(id) == "▁"
+
+
+def random_text(generator: random.Random) -> str:
+    kinds = [
+        lambda: chr(generator.randrange(0x20, 0x7F)),
+        lambda: chr(generator.randrange(0x250)),
+        lambda: chr(generator.randrange(0x300, 0x370)),
+        lambda: chr(generator.randrange(0xD800)),
+        lambda: chr(generator.randrange(0xE000, 0x10000)),
+        lambda: chr(generator.randrange(0x10000, 0x110000)),
+        lambda: generator.choice(" \t\n\u00a0\u3000\u200b\u200d\ufeff\u00ad"),
+        lambda: generator.choice(
+            ["1,", "2010,", "\uff11,", "🄂", "the", "quick ", "ΟΔΟΣ", "[MASK]", "▁", "ﷺ", "e\u0301"]
+        ),
+    ]
+    return "".join(generator.choice(kinds)() for _ in range(generator.randrange(30)))
+
+
+@pytest.mark.parametrize("do_lower_case", [True, False])
+@pytest.mark.parametrize("keep_accents", [True, False])
+def test_offsets_of_any_text_are_in_order_and_inside(released, do_lower_case, keep_accents):
+    tokenizer = AlbertTokenizer(released.model_bytes, do_lower_case, keep_accents)
+    generator = random.Random(0)
+    for _ in range(1_000):
+        check_offsets(tokenizer, random_text(generator))
+
+
+@pytest.mark.parametrize("options", [{"byte_fallback": True, "vocab_size": 400}, {"add_dummy_prefix": False}])
+@pytest.mark.parametrize(
+    "more", [{}, {"remove_extra_whitespaces": False}, {"user_defined_symbols": ["7,", "b c", "1"]}]
+)
+def test_offsets_hold_for_vocabularies_of_other_kinds(options, more):
+    tokenizer = AlbertTokenizer(train(**options, **more))
+    generator = random.Random(0)
+    for _ in range(200):
+        text = random_text(generator)
+        ids, offsets = tokenizer.encode_with_offsets(text)
+        assert ids == tokenizer.encode(text)
+        assert (np.diff(offsets, axis=0) >= 0).all()
+        assert ((offsets >= 0) & (offsets <= len(text))).all()
+
+
+def words_and_spans(tokenizer: AlbertTokenizer, text: str) -> list[tuple[str, str]]:
+    """Of each word, "▁" and what follows it, as the pieces spell it; and the text from first start to last end."""
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    starts = [i for i, id in enumerate(ids) if tokenizer.after_space[id]]
+    return [
+        (tokenizer.decode(ids[i:j]).strip(), text[offsets[i, 0] : offsets[j - 1, 1]])
+        for i, j in zip(starts, [*starts, len(ids)][1:], strict=True)
+        if tokenizer.unk_id not in ids[i:j]
+    ]
+
+
+def real_lines(folder: Path, count: int) -> list[str]:
+    found: list[str] = []
+    for part in ("wikipedia/wiki_dev.txt.xz", "books/books_dev.txt.xz"):
+        with lzma.open(folder / "text" / part, "rt", encoding="utf-8") as file:
+            found += [line.rstrip("\n") for _, line in zip(range(count), file, strict=False)]
+    return found
+
+
+def test_every_word_of_real_text_reads_as_its_span(released, shared_data):
+    for line in real_lines(shared_data, 500):
+        check_offsets(released, line)
+        for word, span in words_and_spans(released, line):
+            assert released.decode(released.encode(span)).strip() == word
+
+
+def test_the_pieces_over_an_answer_cover_it(released, shared_data):
+    with lzma.open(shared_data / "squad" / "dev-v1.1.json.xz", "rt", encoding="utf-8") as file:
+        articles = json.load(file)["data"]
+    answers = 0
+    for paragraph in (paragraph for article in articles[::4] for paragraph in article["paragraphs"]):
+        context = paragraph["context"]
+        _, offsets = released.encode_with_offsets(context)
+        for answer in (answer for question in paragraph["qas"] for answer in question["answers"]):
+            start, end = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+            over = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+            covered = set().union(*(range(*span) for span in offsets[over].tolist()))
+            assert all(i in covered or context[i].isspace() for i in range(start, end)), answer
+            answers += 1
+    assert answers > 5_000
+
+
+# what is hardly text
+
+
+def test_half_a_surrogate_pair_is_explained(small):
+    for call in (small.encode, small.encode_with_offsets, small.build, lambda text: small.encode_batch([text])):
+        with pytest.raises(UserError, match=r"U\+D83D, at character 2,"):
+            call("ab\ud83d c")
+
+
+def test_very_long_texts_and_words_pass(released):
+    for text in ("the quick, 1999, " * 60_000, "x" * 100_000, "\u0301" * 100_000, "é" * 100_000):
+        ids, offsets = released.encode_with_offsets(text)
+        assert ids == released.encode(text)
+        assert len(offsets) == len(ids)
+        assert not ids or offsets[-1, 1] == len(text.rstrip())

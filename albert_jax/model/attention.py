@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
 from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, dropout, fold_in
@@ -17,6 +17,18 @@ still gives finite numbers."""
 
 SAVED_NAMES = ("query", "key", "value", "context", "attention_output", "intermediate", "ffn_output")
 """Results of matrix products, which the "matmuls" rematerialisation policy keeps for the backward pass."""
+
+
+def attention_bias(mask: Bool[Array, "B L"] | Int[Array, "B L"]) -> Float[Array, "B 1 queries L"]:
+    """What is added to the scores, 0 or `MASKED_SCORE`, from the attention mask.
+
+    A mask of bool is True on tokens and hides padding from all: one row of queries for all. A mask of int tells which
+    sequence of a packed row each token belongs to, 0 for none: tokens see the tokens of their own sequence.
+    """
+    if mask.dtype == jnp.bool_:
+        return jnp.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
+    visible = (mask[:, :, None] == mask[:, None, :]) & (mask[:, None, :] > 0)
+    return jnp.where(visible, 0.0, MASKED_SCORE)[:, None]
 
 
 class SelfAttention(nnx.Module):
@@ -35,16 +47,17 @@ class SelfAttention(nnx.Module):
         self.hidden_dropout = config.hidden_dropout_prob
         self.attention_dropout = config.attention_probs_dropout_prob
 
-    def __call__(self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], keys: Keys | None) -> Float[Array, "B L H"]:
-        """`mask` is True on tokens, False on padding; it hides keys only, so padding itself still computes."""
+    def __call__(
+        self, x: Float[Array, "B L H"], bias: Float[Array, "B 1 queries L"], keys: Keys | None
+    ) -> Float[Array, "B L H"]:
+        """`bias` is added to the scores (see `attention_bias`)."""
         query, key, value = (
             self._heads(checkpoint_name(layer(x), name))
             for name, layer in (("query", self.query), ("key", self.key), ("value", self.value))
         )
         query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
         scores = jnp.einsum("BLAD,BMAD->BALM", query, key, preferred_element_type=jnp.float32)
-        scores += jnp.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
-        probabilities = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        probabilities = jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype)
         probabilities = dropout(probabilities, self.attention_dropout, fold_in(keys, 0))
         context = jnp.einsum("BALM,BMAD->BLAD", probabilities, value).reshape(x.shape)
         output = checkpoint_name(self.output(checkpoint_name(context, "context")), "attention_output")

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
-from albert_jax.model.attention import SAVED_NAMES, FeedForward, SelfAttention
+from albert_jax.model.attention import SAVED_NAMES, FeedForward, SelfAttention, attention_bias
 from albert_jax.model.layers import Keys, LayerNorm, Linear, dropout, fold_in, truncated_normal
 from albert_jax.sharding import constrain
 
@@ -33,12 +33,16 @@ class Embeddings(nnx.Module):
         self.hidden_dropout = config.hidden_dropout_prob
 
     def __call__(
-        self, input_ids: Int[Array, "B L"], token_type_ids: Int[Array, "B L"], keys: Keys | None
+        self,
+        input_ids: Int[Array, "B L"],
+        token_type_ids: Int[Array, "B L"],
+        position_ids: Int[Array, "B L"] | None,
+        keys: Keys | None,
     ) -> Float[Array, "B L E"]:
         # Looked up in float32: the gradient is a scatter-add, exact and fast only in that type. Segment types are few:
         # a product with their one-hot form has a matrix product for gradient, with no contention on two rows.
         word = self.word[...][input_ids]
-        position = self.position[: input_ids.shape[1]]
+        position = self.position[: input_ids.shape[1]] if position_ids is None else self.position[...][position_ids]
         types = jax.nn.one_hot(token_type_ids, self.token_type.shape[0]) @ self.token_type[...]
         return dropout(self.layer_norm(word + types + position), self.hidden_dropout, fold_in(keys, EMBEDDING_KEYS))
 
@@ -76,7 +80,7 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L E"],
-        mask: Bool[Array, "B L"],
+        mask: Bool[Array, "B L"] | Int[Array, "B L"],
         keys: Keys | None,
         remat: Remat,
         every_block: bool,
@@ -85,12 +89,13 @@ class Encoder(nnx.Module):
         if self.embedding_hidden_mapping_in is not None:
             x = self.embedding_hidden_mapping_in(x)
         x = entering = constrain(x, ("data", "fsdp"), None, None)
+        bias = attention_bias(mask)
         outputs, first = [], 0
         for group, layers in groupby(self.config.layer_groups):
             count = len(list(layers))
 
             def run_layer(x: Array, layer: Array, group: int = group) -> tuple[Array, Array | None]:
-                blocks = self._layer(x, layer, group, mask, keys)
+                blocks = self._layer(x, layer, group, bias, keys)
                 return blocks[-1], jnp.stack(blocks) if every_block else None
 
             x, every = jax.lax.scan(rematerialized(run_layer, remat), x, jnp.arange(first, first + count))
@@ -104,7 +109,7 @@ class Encoder(nnx.Module):
         x: Float[Array, "B L H"],
         layer: Int[Array, ""],
         group: int,
-        mask: Bool[Array, "B L"],
+        bias: Float[Array, "B 1 queries L"],
         keys: Keys | None,
     ) -> list[Float[Array, "B L H"]]:
         """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives."""
@@ -114,7 +119,7 @@ class Encoder(nnx.Module):
             own = getattr(getattr(self, f"group_{group}"), f"inner_group_{k}")
             common = getattr(self.group_0, f"inner_group_{k}")
             block_keys = fold_in(keys, layer * self.config.inner_group_num + k)
-            x = (common if shared == "attention" else own).attention(x, mask, block_keys)
+            x = (common if shared == "attention" else own).attention(x, bias, block_keys)
             x = (common if shared == "ffn" else own).ffn(x, block_keys)
             outputs.append(x)
         return outputs
@@ -146,8 +151,10 @@ class AlbertModel(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         *,
+        position_ids: Int[Array, "B L"] | None = None,
+        first_positions: Int[Array, "B S"] | None = None,
         keys: Keys | None = None,
         dtype: str = "float32",
         remat: Remat = "none",
@@ -157,13 +164,23 @@ class AlbertModel(nnx.Module):
         `pooled_output` [B, H] = tanh of a linear map of the first position, and with `every_block` `hidden_states`
         [blocks, B, L, H], else None.
 
+        A row may be packed with several sequences: then `attention_mask` holds their numbers from 1 on (see
+        `attention_bias`), `position_ids` the place of each token in its own sequence, and `first_positions` where the S
+        sequences begin, each with its [CLS]; `pooled_output` is [B, S, H].
+
         A block is what Google's code lists as a layer's output: there are `num_hidden_layers * inner_group_num`."""
-        embedded = self.embeddings(input_ids, token_type_ids, keys)
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, keys)
         entering, output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_block)
+        first = output[:, 0] if first_positions is None else at_positions(output, first_positions)
         return dict(
             embedding_output=embedded,
             encoder_input=entering,
             hidden_states=every,
             sequence_output=output,
-            pooled_output=None if self.pooler is None else jnp.tanh(self.pooler(output[:, 0])),
+            pooled_output=None if self.pooler is None else jnp.tanh(self.pooler(first)),
         )
+
+
+def at_positions(x: Float[Array, "B L H"], positions: Int[Array, "B P"] | None) -> Float[Array, "B P H"]:
+    """The rows of `x` at `positions`; all of them for None."""
+    return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)

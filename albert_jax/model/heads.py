@@ -2,8 +2,10 @@
 which the rest of the code sees any of them: `initialize` and `apply`.
 
 Every model is called with `input_ids`, `token_type_ids` and `attention_mask` (True on tokens) of [B, L] and the
-settings of `AlbertModel`, and gives logits in float32 beside what lies below them."""
+settings of `AlbertModel`, and gives logits in float32 beside what lies below them. Logits for each sequence are [B, S,
+...] where S sequences are packed into a row."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
-from albert_jax.model.encoder import AlbertModel
+from albert_jax.model.encoder import AlbertModel, at_positions
 from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, dropout, fold_in, truncated_normal
 
 Params = dict[str, Any]
@@ -26,14 +28,14 @@ class PreTrainingOutput(NamedTuple):
     """Logits in float32, and what lies below them (see `AlbertModel`)."""
 
     mlm_logits: Float[Array, "B P V"]
-    sop_logits: Float[Array, "B labels"]
+    sop_logits: Float[Array, "B *S labels"]
     hidden: dict[str, Array | None]
 
 
 class Output(NamedTuple):
     """Logits in float32 (None without a head), and what lies below them (see `AlbertModel`)."""
 
-    logits: Float[Array, "B *shape"] | None
+    logits: Float[Array, "..."] | None
     hidden: dict[str, Array | None]
 
 
@@ -49,9 +51,7 @@ class MaskedLMHead(nnx.Module):
         self.layer_norm = LayerNorm(config.embedding_size, epsilon=config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         own_table = config.vocab_size, config.embedding_size
-        self.decoder = (
-            None if config.tie_word_embeddings else nnx.Param(truncated_normal(decoder, own_table, stddev))
-        )
+        self.decoder = None if config.tie_word_embeddings else nnx.Param(truncated_normal(decoder, own_table, stddev))
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def __call__(self, x: Float[Array, "B P H"], word_embeddings: Float[Array, "V E"]) -> Float[Array, "B P V"]:
@@ -74,7 +74,7 @@ class AlbertForPreTraining(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         masked_lm_positions: Int[Array, "B P"] | None = None,
         **settings: Any,
     ) -> PreTrainingOutput:
@@ -101,7 +101,7 @@ class AlbertForMaskedLM(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         masked_lm_positions: Int[Array, "B P"] | None = None,
         **settings: Any,
     ) -> Output:
@@ -113,14 +113,14 @@ class AlbertForMaskedLM(nnx.Module):
 class AlbertWithoutHead(nnx.Module):
     """ALBERT alone, its parameters under the same names as below a head."""
 
-    def __init__(self, config: AlbertConfig, *, key: Array):
-        self.albert = AlbertModel(config, key=key)
+    def __init__(self, config: AlbertConfig, *, pooler: bool = True, key: Array):
+        self.albert = AlbertModel(config, pooler=pooler, key=key)
 
     def __call__(
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         **settings: Any,
     ) -> Output:
         return Output(None, self.albert(input_ids, token_type_ids, attention_mask, **settings))
@@ -139,7 +139,7 @@ class AlbertForSequenceClassification(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         *,
         keys: Keys | None = None,
         **settings: Any,
@@ -162,7 +162,7 @@ class AlbertForTokenClassification(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         *,
         keys: Keys | None = None,
         **settings: Any,
@@ -185,7 +185,7 @@ class AlbertForQuestionAnswering(nnx.Module):
         self,
         input_ids: Int[Array, "B L"],
         token_type_ids: Int[Array, "B L"],
-        attention_mask: Bool[Array, "B L"],
+        attention_mask: Bool[Array, "B L"] | Int[Array, "B L"],
         **settings: Any,
     ) -> Output:
         hidden = self.albert(input_ids, token_type_ids, attention_mask, **settings)
@@ -221,13 +221,8 @@ class AlbertForMultipleChoice(nnx.Module):
         return Output(self.classifier(pooled).reshape(examples, choices).astype(jnp.float32), hidden)
 
 
-def at_positions(x: Float[Array, "B L H"], positions: Int[Array, "B P"] | None) -> Float[Array, "B P H"]:
-    """The rows of `x` at `positions`; all of them for None."""
-    return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)
-
-
 def initialize(
-    config: AlbertConfig, key: Array, network: type[nnx.Module] = AlbertForPreTraining, **sizes: int
+    config: AlbertConfig, key: Array, network: Callable[..., nnx.Module] = AlbertForPreTraining, **sizes: int
 ) -> Params:
     """Fresh parameters: matrices and embeddings truncated normal with `initializer_range`, biases 0, LayerNorm scales 1
     (Google's modeling.py). `sizes` is `num_labels` for the networks that have it."""
@@ -238,7 +233,7 @@ def apply(
     config: AlbertConfig,
     params: Params,
     *inputs: Array,
-    network: type[nnx.Module] = AlbertForPreTraining,
+    network: Callable[..., nnx.Module] = AlbertForPreTraining,
     **settings: Any,
 ) -> Any:
     """`network` with these parameters on `inputs`; see its `__call__`."""

@@ -1,0 +1,619 @@
+"""`albert-jax COMMAND` (or `python -m albert_jax COMMAND`): use, convert and look into models from the command line.
+
+Texts come from arguments, files or standard input; results go to a table on a terminal and to JSON lines elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
+
+CHUNK = 2048
+"""Texts that are read, computed and written at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where texts come from and how results are shown."""
+
+    file: tuple[Path, ...] = ()
+    """Files to read: one text per line; .tsv columns; .jsonl objects. "-" is standard input."""
+    input_format: Literal["auto", "lines", "tsv", "jsonl"] = "auto"
+    """By the files' names; lines for standard input."""
+    output_format: Literal["auto", "table", "jsonl"] = "auto"
+    """A table on a terminal, JSON lines elsewhere."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub."""
+    checkpoint: int | None = None
+    """Step of a run; its latest by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask(Inputs):
+    """Complete [MASK] in texts.
+
+    echo "Plants create [MASK] through photosynthesis." | albert-jax fill-mask runs/sample
+    """
+
+    model: tyro.conf.Positional[str]
+    """Run directory, folder, hub name or TensorFlow checkpoint."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    top_k: int = 5
+    targets: tuple[str, ...] = ()
+    """Compare only these words, each a single piece of the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Inputs):
+    """A vector for each text."""
+
+    model: tyro.conf.Positional[str]
+    """Run directory, folder, hub name or TensorFlow checkpoint."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    output: Path | None = None
+    """A .npz file for the array "embeddings" [texts, hidden size]; JSON lines on standard output without."""
+    truncate: bool = False
+    """Cut texts that are too long for the model, instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(Inputs):
+    """Label texts, or pairs of texts: the second is --pair, a second column, or "pair" in JSON lines."""
+
+    model: tyro.conf.Positional[str]
+    """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    pair: str | None = None
+    """Second text for each of the texts given as arguments."""
+    truncate: bool = False
+    """Cut texts that are too long for the model, instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag(Inputs):
+    """Label the words of texts, and the entities that they form."""
+
+    model: tyro.conf.Positional[str]
+    """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    truncate: bool = False
+    """Cut texts that are too long for the model, instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerQuestions(Inputs):
+    """Find answers in contexts: --question and --context, two columns, or "question" and "context" in JSON lines."""
+
+    model: tyro.conf.Positional[str]
+    """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
+    question: str | None = None
+    context: str | None = None
+    """A text; "@FILE" reads it from a file."""
+    n_best: int = 1
+    no_answer: bool = False
+    """Let "there is no answer" compete, for models of SQuAD 2.0."""
+    max_length: int = 384
+    """Pieces of a window over the context, the question included."""
+    stride: int = 128
+    """Pieces between the beginnings of two windows."""
+    max_answer_length: int = 30
+    """In pieces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choose(Inputs):
+    """Choose between continuations or answers: --text and the choices, columns, or "text", "choices" in JSON lines."""
+
+    model: tyro.conf.Positional[str]
+    """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
+    choices: tyro.conf.Positional[tuple[str, ...]] = ()
+    text: str | None = None
+    truncate: bool = False
+    """Cut texts that are too long for the model, instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write any model in another form, and check that both say the same."""
+
+    source: tyro.conf.Positional[str]
+    """Run directory, folder, hub name or TensorFlow checkpoint."""
+    target: tyro.conf.Positional[Path]
+    """A new folder."""
+    to: Literal["huggingface", "google", "stablehlo"] = "huggingface"
+    """huggingface: for transformers and albert_jax. google: a TensorFlow checkpoint (needs the extra tf). stablehlo: a
+    program for serving, which needs jax alone."""
+    model_class: str | None = None
+    """Such as AlbertForMaskedLM; by default the class that saved the source, or what its heads are for."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights; for stablehlo, of the matrix products."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub."""
+    checkpoint: int | None = None
+    """Step of a run; its latest by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is in a source: kind, sizes, heads, labels, tokenizer."""
+
+    source: tyro.conf.Positional[str]
+    """Run directory, folder, hub name or TensorFlow checkpoint."""
+    output_format: Literal["auto", "table", "jsonl"] = "auto"
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub."""
+    checkpoint: int | None = None
+    """Step of a run; its latest by default."""
+
+
+Command = (
+    Annotated[FillMask, tyro.conf.subcommand("fill-mask")]
+    | Annotated[Embed, tyro.conf.subcommand("embed")]
+    | Annotated[Classify, tyro.conf.subcommand("classify")]
+    | Annotated[Tag, tyro.conf.subcommand("tag")]
+    | Annotated[AnswerQuestions, tyro.conf.subcommand("answer")]
+    | Annotated[Choose, tyro.conf.subcommand("choose")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+
+def run() -> None:
+    """The console script."""
+    exit_cleanly(main)
+
+
+def main() -> None:
+    command = tyro.cli(Command, prog="albert-jax", description=__doc__, use_underscores=True)
+    actions: dict[type, Callable[[Any], None]] = {
+        FillMask: fill_mask,
+        Embed: embed,
+        Classify: classify,
+        Tag: tag,
+        AnswerQuestions: answer,
+        Choose: choose,
+        Convert: convert,
+        Info: info,
+    }
+    actions[type(command)](command)
+
+
+# ---- commands
+
+
+def fill_mask(command: FillMask) -> None:
+    from albert_jax import predict
+
+    if command.top_k < 1:
+        raise UserError(f"top_k = {command.top_k}: must be at least 1")
+    records = Records(command, ("text",), [(text,) for text in command.texts])
+    model = load("AlbertForMaskedLM", command, trained_head=True)
+    output = Output(command, ("text", "mask", "completion", "probability"))
+    for chunk in records.chunks():
+        texts = [record.values[0] for record in chunk]
+        results = call(
+            chunk,
+            lambda texts=texts: predict.fill_mask(
+                model, texts, top_k=command.top_k, targets=command.targets, dtype=command.dtype
+            ),
+        )
+        for text, masks in zip(texts, results, strict=True):
+            rows = [
+                (text, str(number), completion.text, f"{completion.probability:.4f}")
+                for number, completions in enumerate(masks, 1)
+                for completion in completions
+            ]
+            output.add({"text": text, "masks": [[c._asdict() for c in completions] for completions in masks]}, rows)
+    output.close()
+
+
+def embed(command: Embed) -> None:
+    import numpy as np
+
+    from albert_jax import predict
+
+    if command.output is not None and command.output.suffix != ".npz":
+        raise UserError(f"output = {command.output}: must end in .npz")
+    if command.output is not None and not command.output.parent.is_dir():
+        raise UserError(f"output = {command.output}: there is no folder {command.output.parent}")
+    records = Records(command, ("text",), [(text,) for text in command.texts])
+    model = load("AlbertModel", command)
+    if command.pooling == "pooler" and any("pooler" in path for path in model.report.initialized):
+        raise UserError(f"{command.model}: has no pooler; choose --pooling mean or cls")
+    output = Output(command, ("text", "vector")) if command.output is None else None
+    vectors = []
+    for chunk in records.chunks():
+        texts = [record.values[0] for record in chunk]
+        found = call(
+            chunk,
+            lambda texts=texts: predict.embed(
+                model, texts, pooling=command.pooling, truncate=command.truncate, dtype=command.dtype
+            ),
+        )
+        if output is None:
+            vectors.append(found)
+            continue
+        for text, vector in zip(texts, found, strict=True):
+            shown = " ".join(f"{value:.3f}" for value in vector[:4]) + f" ... ({len(vector)} numbers)"
+            output.add({"text": text, "embedding": [float(value) for value in vector]}, [(text, shown)])
+    if output is not None:
+        output.close()
+        return
+    array = np.concatenate(vectors) if vectors else np.empty((0, model.config.hidden_size), np.float32)
+    with disk_errors_explained(command.output, "choose another place"):
+        temporary = command.output.with_name(f".{command.output.stem}.{os.getpid()}.npz")
+        try:
+            np.savez(temporary, embeddings=array)
+            os.replace(temporary, command.output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    print(f"written {command.output}: embeddings {array.shape}", file=sys.stderr)
+
+
+def classify(command: Classify) -> None:
+    from albert_jax import predict
+
+    given = [(text,) if command.pair is None else (text, command.pair) for text in command.texts]
+    records = Records(command, ("text", "pair"), given, optional=1)
+    model = load("AlbertForSequenceClassification", command, trained_head=True)
+    output = Output(command, ("text", "label", "score"))
+    for chunk in records.chunks():
+        texts = [record.values[0] for record in chunk]
+        pairs = [record.values[1] if len(record.values) > 1 else None for record in chunk]
+        if any(pair is None for pair in pairs) and any(pair is not None for pair in pairs):
+            lone = chunk[pairs.index(None)]
+            raise UserError(f"{lone.place}: has no second text, which others have")
+        second = None if pairs[0] is None else pairs
+        results = call(
+            chunk,
+            lambda texts=texts, second=second: predict.classify(
+                model, texts, second, truncate=command.truncate, dtype=command.dtype
+            ),
+        )
+        for text, pair, labels in zip(texts, pairs, results, strict=True):
+            texts_shown = {"text": text} if pair is None else {"text": text, "pair": pair}
+            rows = [(" | ".join(texts_shown.values()), label.label, f"{label.score:.4f}") for label in labels]
+            output.add(texts_shown | {"labels": [label._asdict() for label in labels]}, rows)
+    output.close()
+
+
+def tag(command: Tag) -> None:
+    from albert_jax import predict
+
+    records = Records(command, ("text",), [(text,) for text in command.texts])
+    model = load("AlbertForTokenClassification", command, trained_head=True)
+    output = Output(command, ("word", "label", "score"))
+    for chunk in records.chunks():
+        texts = [record.values[0] for record in chunk]
+        results = call(
+            chunk,
+            lambda texts=texts: predict.tag(model, texts, truncate=command.truncate, dtype=command.dtype),
+        )
+        for text, tags in zip(texts, results, strict=True):
+            found = predict.entities(tags, text)
+            output.add(
+                {"text": text, "words": [t._asdict() for t in tags], "entities": [e._asdict() for e in found]},
+                [(t.word, t.label, f"{t.score:.4f}") for t in tags],
+            )
+    output.close()
+
+
+def answer(command: AnswerQuestions) -> None:
+    from albert_jax import predict
+
+    if (command.question is None) != (command.context is None):
+        raise UserError("give --question and --context together, or --file, or pipe JSON lines in")
+    given = [(command.question, _text_or_file(command.context))] if command.question is not None else []
+    records = Records(command, ("question", "context"), given)
+    model = load("AlbertForQuestionAnswering", command, trained_head=True)
+    output = Output(command, ("question", "answer", "score"))
+    for chunk in records.chunks():
+        questions, contexts = ([record.values[side] for record in chunk] for side in (0, 1))
+        results = call(
+            chunk,
+            lambda questions=questions, contexts=contexts: predict.answer(
+                model,
+                questions,
+                contexts,
+                n_best=command.n_best,
+                no_answer=command.no_answer,
+                max_length=command.max_length,
+                stride=command.stride,
+                max_answer_length=command.max_answer_length,
+                dtype=command.dtype,
+            ),
+        )
+        for question, answers in zip(questions, results, strict=True):
+            rows = [(question, a.text or "(no answer)", f"{a.score:.4f}") for a in answers]
+            output.add({"question": question, "answers": [a._asdict() for a in answers]}, rows)
+    output.close()
+
+
+def choose(command: Choose) -> None:
+    from albert_jax import predict
+
+    if command.choices and command.text is None:
+        raise UserError("choices were given without --text, what they are choices for")
+    given = [(command.text, *command.choices)] if command.text is not None else []
+    records = Records(command, ("text", "choices"), given, repeated=True)
+    model = load("AlbertForMultipleChoice", command, trained_head=True)
+    output = Output(command, ("text", "choice", "score"))
+    for chunk in records.chunks():
+        texts, choices = [record.values[0] for record in chunk], [record.values[1:] for record in chunk]
+        results = call(
+            chunk,
+            lambda texts=texts, choices=choices: predict.choose(
+                model, texts, choices, truncate=command.truncate, dtype=command.dtype
+            ),
+        )
+        for text, ranked in zip(texts, results, strict=True):
+            rows = [(text, choice.text, f"{choice.score:.4f}") for choice in ranked]
+            output.add({"text": text, "choices": [choice._asdict() for choice in ranked]}, rows)
+    output.close()
+
+
+def convert(command: Convert) -> None:
+    from albert_jax.convert import convert as convert_model
+
+    for line in convert_model(
+        command.source,
+        command.target,
+        to=command.to,
+        model_class=command.model_class,
+        dtype=command.dtype,
+        revision=command.revision,
+        checkpoint=command.checkpoint,
+    ):
+        print(line)
+
+
+def info(command: Info) -> None:
+    import dataclasses
+
+    from albert_jax.convert import class_of
+    from albert_jax.pretrained import find_source, read_source
+
+    kind, _ = find_source(command.source, command.revision)
+    saved, tokenizer = read_source(command.source, revision=command.revision, checkpoint=command.checkpoint)
+    kinds = {"run": "run of pretrain.py", "folder": "Hugging Face folder", "hub": "Hugging Face hub"}
+    heads = sorted({path.split("/")[0] for path in saved.parameters} - {"albert"})
+    values = {
+        "source": saved.source,
+        "kind": kinds.get(kind, "TensorFlow checkpoint"),
+        "class": class_of(saved),
+        "parameters": sum(value.size for value in saved.parameters.values()),
+        "heads": heads,
+        "pooler": "albert/pooler/kernel" in saved.parameters,
+        "labels": list(saved.labels) if "classifier" in heads else [],
+        "problem_type": saved.problem_type,
+        "tokenizer": None
+        if tokenizer is None
+        else {"pieces": tokenizer.vocab_size, "lower_case": tokenizer.do_lower_case},
+        "left_over": saved.left_over,
+        "notes": saved.notes,
+        "config": dataclasses.asdict(saved.config),
+    }
+    output = Output(command, ("", ""))
+    rows = [(name, _shown(value)) for name, value in values.items() if name != "config"]
+    rows += [(f"config.{name}", _shown(value)) for name, value in values["config"].items()]
+    output.add(values, rows)
+    output.close()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
+    return "-" if value is None else str(value)
+
+
+# ---- what they share
+
+
+def load(name: str, command: Any, trained_head: bool = False) -> Any:
+    """The model of a command, with its tokenizer; notes go to standard error."""
+    from albert_jax.pretrained import CLASSES
+
+    model = CLASSES[name].from_pretrained(
+        command.model, revision=command.revision, checkpoint=command.checkpoint, verbose=False
+    )
+    if trained_head:
+        model.require_trained_head()
+    for note in model.report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return model
+
+
+def call(chunk: "list[Record]", function: Callable[[], Any]) -> Any:
+    """`function()`, whose errors name the text's place in the input instead of its number in the chunk."""
+    from albert_jax.predict import TextError
+
+    try:
+        return function()
+    except TextError as error:
+        raise UserError(f"{chunk[error.number].place}: {error.reason}") from error
+
+
+class Record(NamedTuple):
+    """One line of input."""
+
+    place: str
+    values: tuple[str, ...]
+
+
+@dataclass
+class Records:
+    """The texts of a command, from arguments, else files, else standard input.
+
+    `fields` are the columns of .tsv files and the names in .jsonl files; the last `optional` may be missing, and with
+    `repeated` the last is any number of columns, or a list.
+    """
+
+    command: Inputs
+    fields: tuple[str, ...]
+    given: list[tuple[str, ...]]
+    optional: int = 0
+    repeated: bool = False
+    total: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.given and self.command.file:
+            raise UserError("texts were given both as arguments and by --file; choose one")
+        if not self.given and not self.command.file and sys.stdin.isatty():
+            raise UserError("no texts: give them as arguments, by --file, or pipe them in")
+        for path in self.command.file:
+            if str(path) != "-" and not path.is_file():
+                raise UserError(f"{path}: no such file")
+        if self.given:
+            self.total = len(self.given)
+
+    def chunks(self) -> Iterator[list[Record]]:
+        """The records in lists of up to `CHUNK`, with a progress bar if there are several and someone is looking."""
+        records = self._records()
+        first = list(islice(records, CHUNK))
+        if len(first) < CHUNK or not sys.stderr.isatty():
+            while first:
+                yield first
+                first = list(islice(records, CHUNK))
+            return
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = SpinnerColumn(), TextColumn("{task.completed:,} texts"), TimeElapsedColumn()
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("texts", total=self.total)
+            while first:
+                yield first
+                progress.advance(task, len(first))
+                first = list(islice(records, CHUNK))
+
+    def _records(self) -> Iterator[Record]:
+        if self.given:
+            for number, values in enumerate(self.given, 1):
+                yield Record(f"text {number} ({_start(values[0])!r})", values)
+            return
+        for path in self.command.file or (Path("-"),):
+            kind = self.command.input_format
+            if kind == "auto":
+                kind = {".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl"}.get(path.suffix, "lines")
+            if kind == "lines" and str(path) == "-" and len(self.fields) - self.optional > 1:
+                kind = "jsonl"
+            for place, line in _lines(path):
+                yield Record(place, self._parsed(place, line, kind))
+
+    def _parsed(self, place: str, line: str, kind: str) -> tuple[str, ...]:
+        if kind == "lines":
+            if len(self.fields) - self.optional > 1:
+                raise UserError(f"{place}: needs {' and '.join(self.fields)}; use a .tsv or .jsonl file")
+            return (line,)
+        needed = len(self.fields) - self.optional
+        if kind == "tsv":
+            values = tuple(line.split("\t"))
+            if len(values) < needed or (len(values) > len(self.fields) and not self.repeated):
+                raise UserError(
+                    f"{place}: has {len(values)} columns, expected {' and '.join(self.fields)} parted by tabs"
+                )
+            return values
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place}: is not JSON ({error})") from error
+        if isinstance(record, str) and needed == 1:
+            return (record,)
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{place}: is a JSON {type(record).__name__}, expected an object with {', '.join(self.fields)}"
+            )
+        values = []
+        for number, name in enumerate(self.fields):
+            value = record.get(name)
+            if value is None and number >= needed:
+                continue
+            entries = value if self.repeated and name == self.fields[-1] and isinstance(value, list) else [value]
+            if not all(isinstance(entry, str) for entry in entries):
+                raise UserError(f'{place}: "{name}" is {value!r}, expected a text')
+            values += entries
+        return tuple(values)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of a file in UTF-8, "-" for standard input. Raises `UserError` for what is not UTF-8."""
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    found = f"byte {line[error.start]:#04x} at column {error.start + 1}"
+                    raise UserError(
+                        f"{name}, line {number}: is not UTF-8 ({found}); convert it, as by iconv -f latin1 -t utf8"
+                    ) from error
+                yield f"{name}, line {number}", text.rstrip("\r\n")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+class Output:
+    """Results as they come: JSON lines at once, a table at the end of the input or of a screenful."""
+
+    def __init__(self, command: Any, columns: Sequence[str]):
+        choice = command.output_format
+        self.table = sys.stdout.isatty() if choice == "auto" else choice == "table"
+        self.columns = columns
+        self.rows: list[tuple[str, ...]] = []
+
+    def add(self, record: dict[str, Any], rows: Sequence[tuple[str, ...]]) -> None:
+        if not self.table:
+            print(json.dumps(record, ensure_ascii=False), flush=sys.stdout.isatty())
+            return
+        self.rows += rows
+        if len(self.rows) > 1000:
+            self.close()
+
+    def close(self) -> None:
+        if not self.table or not self.rows:
+            sys.stdout.flush()
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*self.columns, box=None, pad_edge=False, show_header=any(self.columns))
+        previous = None
+        for row in self.rows:
+            # What repeats from the row above is left out.
+            first = "" if row[0] == previous and len(row) > 2 else row[0]
+            table.add_row(Text(first), *(Text(cell) for cell in row[1:]))
+            previous = row[0]
+        Console(soft_wrap=not sys.stdout.isatty()).print(table)
+        self.rows = []
+
+
+def _text_or_file(value: str) -> str:
+    if not value.startswith("@"):
+        return value
+    return "\n".join(line for _, line in _lines(Path(value[1:])))
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+if __name__ == "__main__":
+    run()
