@@ -3,11 +3,13 @@
     from albert_jax import AlbertForMaskedLM
     model = AlbertForMaskedLM.from_pretrained("runs/sample")
 
-The models are imported when they are first asked for, so that reading data never waits for JAX."""
+Everything is imported when it is first asked for, so that reading data never waits for JAX."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from albert_jax.config import AlbertConfig
     from albert_jax.pretrained import (
         AlbertForMaskedLM,
         AlbertForMultipleChoice,
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
         AlbertForTokenClassification,
         AlbertModel,
     )
+    from albert_jax.tokenizer import AlbertTokenizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlbertConfig",
     "AlbertForMaskedLM",
     "AlbertForMultipleChoice",
     "AlbertForPreTraining",
@@ -28,12 +32,13 @@ __all__ = [
     "AlbertForSequenceClassification",
     "AlbertForTokenClassification",
     "AlbertModel",
+    "AlbertTokenizer",
 ]
+
+_HOMES = {"AlbertConfig": "albert_jax.config", "AlbertTokenizer": "albert_jax.tokenizer"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from albert_jax import pretrained
-
-    return getattr(pretrained, name)
+    return getattr(import_module(_HOMES.get(name, "albert_jax.pretrained")), name)

@@ -443,13 +443,6 @@ def find_source(
     return "hub", download(str(source), revision)
 
 
-def load_tokenizer_of(source: str | Path, revision: str | None = None) -> AlbertTokenizer:
-    """The tokenizer of a source of any kind, without its model. Raises `UserError` if there is none."""
-    kind, path = find_source(source, revision)
-    folder = path / TOKENIZER_FOLDER if kind == "run" else path if path.is_dir() else path.parent
-    return load_tokenizer(folder)
-
-
 def _read_run(path: Path, checkpoint: int | None) -> SavedModel:
     config = AlbertConfig.from_json_file(path / MODEL_FILE)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
