@@ -1,11 +1,15 @@
 """`albert-jax COMMAND` (or `python -m albert_jax COMMAND`): use, convert and look into models from the command line.
 
-Texts come from arguments, files or standard input; results go to a table on a terminal and to JSON lines elsewhere."""
+Texts come from arguments, files or standard input; results are a table on a terminal and JSON lines elsewhere. A MODEL
+is a run directory of pretrain.py, a folder in Hugging Face's layout, a name on the Hugging Face hub or a TensorFlow
+checkpoint. `albert-jax COMMAND --help` lists the options."""
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,23 +21,37 @@ from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 
 CHUNK = 2048
 """Texts that are read, computed and written at a time."""
+TEXT_WIDTH = 48
+"""Characters of a text that a table shows beside what was found."""
+
+
+def _shown_as(metavar: str) -> Any:
+    """How help calls the value of an option, or a position, whose default is nothing to tell."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+Model = Annotated[tyro.conf.Positional[str], _shown_as("MODEL")]
+Texts = Annotated[tyro.conf.Positional[tuple[str, ...]], _shown_as("[TEXT ...]")]
+Revision = Annotated[str | None, _shown_as("NAME")]
+Checkpoint = Annotated[int | None, _shown_as("STEP")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Where texts come from and how results are shown."""
 
-    file: tuple[Path, ...] = ()
-    """Files to read: one text per line; .tsv columns; .jsonl objects. "-" is standard input."""
+    file: Annotated[tuple[Path, ...], _shown_as("PATH ...")] = ()
+    """Files in UTF-8 with a text on every line, blank ones too, so that results and lines correspond. .tsv: columns
+    parted by tabs, no header. .jsonl: objects. "-" is standard input, which is read where there are no texts."""
     input_format: Literal["auto", "lines", "tsv", "jsonl"] = "auto"
-    """By the files' names; lines for standard input."""
+    """auto: by the files' names; for standard input lines, or jsonl where a line needs more than one text."""
     output_format: Literal["auto", "table", "jsonl"] = "auto"
-    """A table on a terminal, JSON lines elsewhere."""
+    """auto: a table on a terminal, JSON lines elsewhere."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products."""
-    revision: str | None = None
+    revision: Revision = None
     """Branch, tag or commit of a model on the hub."""
-    checkpoint: int | None = None
+    checkpoint: Checkpoint = None
     """Step of a run; its latest by default."""
 
 
@@ -41,39 +59,50 @@ class Inputs:
 class FillMask(Inputs):
     """Complete [MASK] in texts.
 
-    echo "Plants create [MASK] through photosynthesis." | albert-jax fill-mask runs/sample
+    Example: albert-jax fill-mask runs/sample "Plants create [MASK] through photosynthesis."
     """
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """Run directory, folder, hub name or TensorFlow checkpoint."""
-    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    texts: Texts = ()
+    """The texts; without any they come from --file or standard input."""
     top_k: int = 5
-    targets: tuple[str, ...] = ()
-    """Compare only these words, each a single piece of the vocabulary."""
+    """Completions of each [MASK]."""
+    targets: Annotated[tuple[str, ...], _shown_as("WORD ...")] = ()
+    """Compare only these words, each a single piece of the vocabulary. Texts go before this option."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(Inputs):
-    """A vector for each text."""
+    """A vector for each text.
 
-    model: tyro.conf.Positional[str]
+    Example: albert-jax embed runs/sample --file texts.txt --output vectors.npz
+    """
+
+    model: Model
     """Run directory, folder, hub name or TensorFlow checkpoint."""
-    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    texts: Texts = ()
+    """The texts; without any they come from --file or standard input."""
     pooling: Literal["mean", "cls", "pooler"] = "mean"
-    output: Path | None = None
-    """A .npz file for the array "embeddings" [texts, hidden size]; JSON lines on standard output without."""
+    """The mean over the text's pieces, the vector of its [CLS], or the pooler's output."""
+    output: Annotated[Path | None, _shown_as("FILE.npz")] = None
+    """File for the array "embeddings" [texts, hidden size]; without it vectors go to standard output."""
     truncate: bool = False
     """Cut texts that are too long for the model, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classify(Inputs):
-    """Label texts, or pairs of texts: the second is --pair, a second column, or "pair" in JSON lines."""
+    """Label texts, or pairs of texts: the second is --pair, a second column, or "pair" beside "text" in JSON lines.
 
-    model: tyro.conf.Positional[str]
+    Example: albert-jax classify my_model "A man sleeps." --pair "Someone is awake."
+    """
+
+    model: Model
     """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
-    texts: tyro.conf.Positional[tuple[str, ...]] = ()
-    pair: str | None = None
+    texts: Texts = ()
+    """The texts; without any they come from --file or standard input."""
+    pair: Annotated[str | None, _shown_as("TEXT")] = None
     """Second text for each of the texts given as arguments."""
     truncate: bool = False
     """Cut texts that are too long for the model, instead of refusing them."""
@@ -81,25 +110,33 @@ class Classify(Inputs):
 
 @dataclass(frozen=True, kw_only=True)
 class Tag(Inputs):
-    """Label the words of texts, and the entities that they form."""
+    """Label the words of texts, and the entities that they form.
 
-    model: tyro.conf.Positional[str]
+    Example: albert-jax tag my_model "Ada Lovelace lived in London."
+    """
+
+    model: Model
     """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
-    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    texts: Texts = ()
+    """The texts; without any they come from --file or standard input."""
     truncate: bool = False
     """Cut texts that are too long for the model, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerQuestions(Inputs):
-    """Find answers in contexts: --question and --context, two columns, or "question" and "context" in JSON lines."""
+    """Find answers in contexts: --question and --context, two columns, or "question" and "context" in JSON lines.
 
-    model: tyro.conf.Positional[str]
+    Example: albert-jax answer my_model --question "Who wrote it?" --context @article.txt
+    """
+
+    model: Model
     """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
-    question: str | None = None
-    context: str | None = None
-    """A text; "@FILE" reads it from a file."""
+    question: Annotated[str | None, _shown_as("TEXT")] = None
+    context: Annotated[str | None, _shown_as("TEXT")] = None
+    """Where the answer is looked for; @FILE reads it from a file."""
     n_best: int = 1
+    """Answers to each question."""
     no_answer: bool = False
     """Let "there is no answer" compete, for models of SQuAD 2.0."""
     max_length: int = 384
@@ -107,52 +144,64 @@ class AnswerQuestions(Inputs):
     stride: int = 128
     """Pieces between the beginnings of two windows."""
     max_answer_length: int = 30
-    """In pieces."""
+    """Pieces of the longest answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choose(Inputs):
-    """Choose between continuations or answers: --text and the choices, columns, or "text", "choices" in JSON lines."""
+    """Choose between continuations or answers: --text and the choices, columns, or "text" and "choices" in JSON lines.
 
-    model: tyro.conf.Positional[str]
+    Example: albert-jax choose my_model "To the shop." "At noon." --text "Where did he go?"
+    """
+
+    model: Model
     """A fine-tuned model: run directory, folder, hub name or TensorFlow checkpoint."""
-    choices: tyro.conf.Positional[tuple[str, ...]] = ()
-    text: str | None = None
+    choices: Annotated[tyro.conf.Positional[tuple[str, ...]], _shown_as("[CHOICE ...]")] = ()
+    """What to choose from."""
+    text: Annotated[str | None, _shown_as("TEXT")] = None
+    """What the choices are for."""
     truncate: bool = False
     """Cut texts that are too long for the model, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Write any model in another form, and check that both say the same."""
+    """Write any model in another form, and check that both say the same.
 
-    source: tyro.conf.Positional[str]
+    Example: albert-jax convert runs/sample my_folder
+    """
+
+    source: Annotated[tyro.conf.Positional[str], _shown_as("SOURCE")]
     """Run directory, folder, hub name or TensorFlow checkpoint."""
-    target: tyro.conf.Positional[Path]
+    target: Annotated[tyro.conf.Positional[Path], _shown_as("TARGET")]
     """A new folder."""
     to: Literal["huggingface", "google", "stablehlo"] = "huggingface"
     """huggingface: for transformers and albert_jax. google: a TensorFlow checkpoint (needs the extra tf). stablehlo: a
     program for serving, which needs jax alone."""
-    model_class: str | None = None
+    model_class: Annotated[str | None, _shown_as("CLASS")] = None
     """Such as AlbertForMaskedLM; by default the class that saved the source, or what its heads are for."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; for stablehlo, of the matrix products."""
-    revision: str | None = None
+    revision: Revision = None
     """Branch, tag or commit of a model on the hub."""
-    checkpoint: int | None = None
+    checkpoint: Checkpoint = None
     """Step of a run; its latest by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """What is in a source: kind, sizes, heads, labels, tokenizer."""
+    """What is in a source: kind, sizes, heads, labels, tokenizer.
 
-    source: tyro.conf.Positional[str]
+    Example: albert-jax info runs/sample
+    """
+
+    source: Annotated[tyro.conf.Positional[str], _shown_as("SOURCE")]
     """Run directory, folder, hub name or TensorFlow checkpoint."""
     output_format: Literal["auto", "table", "jsonl"] = "auto"
-    revision: str | None = None
+    """auto: a table on a terminal, JSON lines elsewhere."""
+    revision: Revision = None
     """Branch, tag or commit of a model on the hub."""
-    checkpoint: int | None = None
+    checkpoint: Checkpoint = None
     """Step of a run; its latest by default."""
 
 
@@ -174,7 +223,8 @@ def run() -> None:
 
 
 def main() -> None:
-    command = tyro.cli(Command, prog="albert-jax", description=__doc__, use_underscores=True)
+    settings = (tyro.conf.FlagCreatePairsOff,)
+    command = tyro.cli(Command, prog="albert-jax", description=__doc__, use_underscores=True, config=settings)
     actions: dict[type, Callable[[Any], None]] = {
         FillMask: fill_mask,
         Embed: embed,
@@ -186,6 +236,8 @@ def main() -> None:
         Info: info,
     }
     actions[type(command)](command)
+    with _written():
+        sys.stdout.flush()
 
 
 # ---- commands
@@ -194,11 +246,9 @@ def main() -> None:
 def fill_mask(command: FillMask) -> None:
     from albert_jax import predict
 
-    if command.top_k < 1:
-        raise UserError(f"top_k = {command.top_k}: must be at least 1")
     records = Records(command, ("text",), [(text,) for text in command.texts])
     model = load("AlbertForMaskedLM", command, trained_head=True)
-    output = Output(command, ("text", "mask", "completion", "probability"))
+    output = Output(command, ("text", "mask", "completion", "probability"), repeated=2)
     for chunk in records.chunks():
         texts = [record.values[0] for record in chunk]
         results = call(
@@ -223,13 +273,11 @@ def embed(command: Embed) -> None:
     from albert_jax import predict
 
     if command.output is not None and command.output.suffix != ".npz":
-        raise UserError(f"output = {command.output}: must end in .npz")
+        raise UserError(f"--output {command.output}: must end in .npz")
     if command.output is not None and not command.output.parent.is_dir():
-        raise UserError(f"output = {command.output}: there is no folder {command.output.parent}")
+        raise UserError(f"--output {command.output}: there is no folder {command.output.parent}")
     records = Records(command, ("text",), [(text,) for text in command.texts])
     model = load("AlbertModel", command)
-    if command.pooling == "pooler" and any("pooler" in path for path in model.report.initialized):
-        raise UserError(f"{command.model}: has no pooler; choose --pooling mean or cls")
     output = Output(command, ("text", "vector")) if command.output is None else None
     vectors = []
     for chunk in records.chunks():
@@ -263,6 +311,8 @@ def embed(command: Embed) -> None:
 def classify(command: Classify) -> None:
     from albert_jax import predict
 
+    if command.pair is not None and not command.texts:
+        raise UserError("--pair was given without texts; in files and standard input each line has its own second text")
     given = [(text,) if command.pair is None else (text, command.pair) for text in command.texts]
     records = Records(command, ("text", "pair"), given, optional=1)
     model = load("AlbertForSequenceClassification", command, trained_head=True)
@@ -272,7 +322,7 @@ def classify(command: Classify) -> None:
         pairs = [record.values[1] if len(record.values) > 1 else None for record in chunk]
         if any(pair is None for pair in pairs) and any(pair is not None for pair in pairs):
             lone = chunk[pairs.index(None)]
-            raise UserError(f"{lone.place}: has no second text, which others have")
+            raise UserError(f"{lone.place}: has no second text, but other lines have one")
         second = None if pairs[0] is None else pairs
         results = call(
             chunk,
@@ -292,7 +342,7 @@ def tag(command: Tag) -> None:
 
     records = Records(command, ("text",), [(text,) for text in command.texts])
     model = load("AlbertForTokenClassification", command, trained_head=True)
-    output = Output(command, ("word", "label", "score"))
+    output = Output(command, ("text", "word", "label", "score"))
     for chunk in records.chunks():
         texts = [record.values[0] for record in chunk]
         results = call(
@@ -303,7 +353,7 @@ def tag(command: Tag) -> None:
             found = predict.entities(tags, text)
             output.add(
                 {"text": text, "words": [t._asdict() for t in tags], "entities": [e._asdict() for e in found]},
-                [(t.word, t.label, f"{t.score:.4f}") for t in tags],
+                [(text, t.word, t.label, f"{t.score:.4f}") for t in tags],
             )
     output.close()
 
@@ -403,7 +453,7 @@ def info(command: Info) -> None:
         "notes": saved.notes,
         "config": dataclasses.asdict(saved.config),
     }
-    output = Output(command, ("", ""))
+    output = Output(command, ("", ""), repeated=0)
     rows = [(name, _shown(value)) for name, value in values.items() if name != "config"]
     rows += [(f"config.{name}", _shown(value)) for name, value in values["config"].items()]
     output.add(values, rows)
@@ -477,8 +527,10 @@ class Records:
         if not self.given and not self.command.file and sys.stdin.isatty():
             raise UserError("no texts: give them as arguments, by --file, or pipe them in")
         for path in self.command.file:
-            if str(path) != "-" and not path.is_file():
-                raise UserError(f"{path}: no such file")
+            if path.is_dir():
+                raise UserError(f"--file {path}: is a folder; name the files in it")
+            if str(path) != "-" and not path.exists():
+                raise UserError(f"--file {path}: no such file (texts and the model go before --file)")
         if self.given:
             self.total = len(self.given)
 
@@ -519,34 +571,37 @@ class Records:
     def _parsed(self, place: str, line: str, kind: str) -> tuple[str, ...]:
         if kind == "lines":
             if len(self.fields) - self.optional > 1:
-                raise UserError(f"{place}: needs {' and '.join(self.fields)}; use a .tsv or .jsonl file")
+                raise UserError(
+                    f"{place}: a line needs {' and '.join(self.fields)}; use a .tsv or .jsonl file, or --input_format"
+                )
             return (line,)
         needed = len(self.fields) - self.optional
         if kind == "tsv":
             values = tuple(line.split("\t"))
             if len(values) < needed or (len(values) > len(self.fields) and not self.repeated):
-                raise UserError(
-                    f"{place}: has {len(values)} columns, expected {' and '.join(self.fields)} parted by tabs"
-                )
+                columns = "1 column" if len(values) == 1 else f"{len(values)} columns"
+                raise UserError(f"{place}: has {columns}, expected {' and '.join(self.fields)} parted by tabs")
             return values
+        names = ", ".join(f'"{name}"' for name in self.fields)
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{place}: is not JSON ({error})") from error
+            found = f"is not JSON ({error})" if line.strip() else "is blank"
+            raise UserError(f"{place}: {found}; each line must be an object with {names}") from error
         if isinstance(record, str) and needed == 1:
             return (record,)
         if not isinstance(record, dict):
-            raise UserError(
-                f"{place}: is a JSON {type(record).__name__}, expected an object with {', '.join(self.fields)}"
-            )
+            raise UserError(f"{place}: is a JSON {type(record).__name__}; each line must be an object with {names}")
         values = []
         for number, name in enumerate(self.fields):
             value = record.get(name)
             if value is None and number >= needed:
                 continue
+            if name not in record:
+                raise UserError(f'{place}: has no "{name}" but {", ".join(record) or "nothing"}; it needs {names}')
             entries = value if self.repeated and name == self.fields[-1] and isinstance(value, list) else [value]
             if not all(isinstance(entry, str) for entry in entries):
-                raise UserError(f'{place}: "{name}" is {value!r}, expected a text')
+                raise UserError(f'{place}: "{name}" is {_start(repr(value))}, expected text')
             values += entries
         return tuple(values)
 
@@ -570,45 +625,77 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 class Output:
-    """Results as they come: JSON lines at once, a table at the end of the input or of a screenful."""
+    """Results as they come: JSON lines at once, a table at the end of the input or of a screenful.
 
-    def __init__(self, command: Any, columns: Sequence[str]):
+    The first `repeated` columns of a table are the same in many rows of a result: they are shown where they change, and
+    cut to one line.
+    """
+
+    def __init__(self, command: Any, columns: Sequence[str], repeated: int = 1):
         choice = command.output_format
         self.table = sys.stdout.isatty() if choice == "auto" else choice == "table"
         self.columns = columns
+        self.repeated = repeated
         self.rows: list[tuple[str, ...]] = []
+        if self.table:
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
 
     def add(self, record: dict[str, Any], rows: Sequence[tuple[str, ...]]) -> None:
         if not self.table:
-            print(json.dumps(record, ensure_ascii=False), flush=sys.stdout.isatty())
+            with _written():
+                print(json.dumps(record, ensure_ascii=False), flush=sys.stdout.isatty())
             return
-        self.rows += rows
+        for above, row in zip([(), *rows], rows, strict=False):
+            same = next((i for i in range(self.repeated) if row[i : i + 1] != above[i : i + 1]), self.repeated)
+            self.rows.append(("",) * same + row[same:])
         if len(self.rows) > 1000:
             self.close()
 
     def close(self) -> None:
-        if not self.table or not self.rows:
-            sys.stdout.flush()
+        if not self.rows:
             return
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*self.columns, box=None, pad_edge=False, show_header=any(self.columns))
-        previous = None
+        table = Table(box=None, pad_edge=False, show_header=any(self.columns))
+        for number, name in enumerate(self.columns):
+            if number < self.repeated:
+                table.add_column(name, max_width=TEXT_WIDTH)
+            else:
+                table.add_column(name, overflow="fold", no_wrap=name in ("score", "probability"))
         for row in self.rows:
-            # What repeats from the row above is left out.
-            first = "" if row[0] == previous and len(row) > 2 else row[0]
-            table.add_row(Text(first), *(Text(cell) for cell in row[1:]))
-            previous = row[0]
-        Console(soft_wrap=not sys.stdout.isatty()).print(table)
+            # Line breaks and what else moves a terminal's cursor would tear the table.
+            cells = [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", cell) for cell in row]
+            heads = (Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells[: self.repeated])
+            table.add_row(*heads, *(Text(cell) for cell in cells[self.repeated :]))
+        console = Console(highlight=False) if sys.stdout.isatty() else Console(width=1_000_000)
+        with _written():
+            console.print(table)
         self.rows = []
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Turns the failure of what standard output goes to into a `UserError`, but for a reader that has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain again at exit
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 def _text_or_file(value: str) -> str:
     if not value.startswith("@"):
         return value
-    return "\n".join(line for _, line in _lines(Path(value[1:])))
+    path = Path(value[1:])
+    if not path.exists() or path.is_dir():
+        raise UserError(f"--context {value}: there is no file {path}; a text must not begin with @")
+    return "\n".join(line for _, line in _lines(path))
 
 
 def _start(text: str) -> str:

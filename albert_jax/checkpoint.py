@@ -82,8 +82,9 @@ def read_params(directory: Path, step: int | None, abstract: Any) -> tuple[int, 
             with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
                 return chosen, checkpointer.load(chosen, {"params": abstract})["params"]
         except Exception as error:
-            others = f"; there are also {', '.join(map(str, steps))}" if len(steps) > 1 else ""
-            raise UserError(_damage(directory / str(chosen), error) + others) from error
+            others = ", ".join(str(other) for other in steps if other != chosen)
+            advice = f"; there are also {others}" if others else ""
+            raise UserError(_damage(directory / str(chosen), error) + advice) from error
 
 
 def _damage(checkpoint: Path, error: Exception) -> str:

@@ -143,8 +143,11 @@ class AlbertConfig:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as a JSON model configuration ({error})") from error
         require(isinstance(values, dict), str(path), values, "must be a JSON object")
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known and value is not None})
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
+        fields = {name: value for name, value in values.items() if name in known and value is not None}
+        # A dropout of 0 is often written without a point.
+        numbers = (name for name, value in fields.items() if known[name] is float and type(value) is int)
+        return cls(**fields | {name: float(fields[name]) for name in numbers})
 
 
 ALBERT_SIZES: dict[str, dict[str, int]] = {

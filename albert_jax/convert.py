@@ -120,9 +120,12 @@ def _outputs(model: PretrainedModel) -> dict[str, np.ndarray]:
 def _agreement(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float, whom: str) -> str:
     """A line on the largest difference. Raises `UserError` if it is more than `tolerance` of the outputs' scale."""
     worst = 0.0
-    for name in ours.keys() & theirs.keys():
+    common = ours.keys() & theirs.keys()
+    if not common:
+        raise UserError(f"{whom}: gives none of {', '.join(ours)}; do not use what was written")
+    for name in common:
         scale = max(1.0, float(np.abs(ours[name]).max()))
-        worst = max(worst, float(np.abs(ours[name] - theirs[name]).max()) / scale)
+        worst = float(np.maximum(worst, np.abs(ours[name] - theirs[name]).max() / scale))  # max() would drop a NaN
     if not worst <= tolerance:
         raise UserError(
             f"{whom}: outputs differ by {worst:.1e}, more than {tolerance:.0e}; do not use what was written"

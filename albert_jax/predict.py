@@ -19,12 +19,25 @@ from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
 from albert_jax.inputs.packing import PackedBatch, Place, pack, power_of_two
 from albert_jax.model import apply
-from albert_jax.pretrained import PretrainedModel
+from albert_jax.pretrained import (
+    AlbertForMaskedLM,
+    AlbertForMultipleChoice,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    PretrainedModel,
+)
 from albert_jax.tokenizer import AlbertTokenizer
 
 MASK = "[MASK]"
-WORD = re.compile(r"\w+(?:[-.'\u2019&/]\w+)*|[^\w\s]")
-"""Words for tagging: letters and digits, joined by a single sign between them; other signs stand alone."""
+_LETTERS = r"\w[\w\u0300-\u036f]*"
+WORD = re.compile(rf"{_LETTERS}(?:[-.'\u2019&/]{_LETTERS})*|[^\w\s](?:[\u0300-\u036f\ufe0f]|\u200d[^\w\s])*")
+"""Words for tagging: letters and digits with their accents, joined by a single sign between them; other signs, such as
+an emoji of several characters, stand alone."""
+
+CANDIDATES = 20
+"""Answers that share the probability, as in Google's and Hugging Face's evaluation."""
 
 Dtype = Literal["float32", "bfloat16"]
 TOKENS_PER_BATCH = {"cpu": 2048}
@@ -108,6 +121,8 @@ def fill_mask(
     Probabilities are over the whole vocabulary. Raises `UserError` for a text without [MASK] or beyond the model's
     positions.
     """
+    _require(model, texts, AlbertForMaskedLM, AlbertForPreTraining)
+    _require_positive(top_k=top_k)
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
     wanted = np.array([_single_piece(tokenizer, target) for target in targets], np.int64)
     encoded = [
@@ -150,8 +165,11 @@ def embed(
 ) -> np.ndarray:
     """One vector for each text, float32 [texts, H]: the mean over its tokens, [CLS] and [SEP] included, the [CLS]
     vector, or the pooler's output."""
+    _require(model, texts)
     if pooling == "pooler" and "pooler" not in model.params["albert"]:
         raise UserError(f"pooling = 'pooler': {type(model).__name__} has no pooler; load the source as AlbertModel")
+    if pooling == "pooler" and model.report and any("pooler" in path for path in model.report.initialized):
+        raise UserError(f"pooling = 'pooler': {model.report.source} has no pooler; choose mean or cls")
     encoded = _encode_texts(model, texts, None, truncate)
 
     network = networks.AlbertWithoutHead if pooling == "pooler" else _TRUNK
@@ -170,8 +188,8 @@ def classify(
     dtype: Dtype = "float32",
 ) -> list[list[Label]]:
     """Every label with its probability, likeliest first, for each text or pair. Labels of a multi-label model have
-    probabilities of their own; a regression gives one number."""
-    model.require_trained_head()
+    probabilities of their own; a regression, or a model with one label and no `problem_type`, gives its number."""
+    _require(model, texts, AlbertForSequenceClassification)
     encoded = _encode_texts(model, texts, pairs, truncate)
 
     run = _runner(model, networks.AlbertForSequenceClassification, dtype, _logits_of)
@@ -182,8 +200,9 @@ def classify(
 def tag(
     model: PretrainedModel, texts: Sequence[str], *, truncate: bool = False, dtype: Dtype = "float32"
 ) -> list[list[Tag]]:
-    """The words of each text with their labels: that of a word's first piece. Words are parted as in `WORD`."""
-    model.require_trained_head()
+    """The words of each text with their labels: that of a word's first piece. Words are parted as in `WORD`; those that
+    `truncate` cuts off, and signs that the tokenizer drops, have none."""
+    _require(model, texts, AlbertForTokenClassification)
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
     encodings = [
         _named(number, text, partial(_build, tokenizer, text, None, longest, truncate, offsets=True))
@@ -219,9 +238,10 @@ def answer(
 
     A context that does not fit beside its question into `max_length` pieces is read in windows that begin `stride`
     pieces apart. With `no_answer` "there is none" competes, by the score of [CLS] (SQuAD 2.0); `max_answer_length` is
-    in pieces.
+    in pieces. Scores are shares among the best 20 candidates.
     """
-    model.require_trained_head()
+    _require(model, questions, AlbertForQuestionAnswering)
+    _require_positive(n_best=n_best, stride=stride, max_answer_length=max_answer_length)
     if len(questions) != len(contexts):
         raise UserError(f"{len(questions)} questions but {len(contexts)} contexts; give each question its context")
     tokenizer, longest = _tokenizer(model), min(max_length, model.config.max_position_embeddings)
@@ -239,7 +259,8 @@ def answer(
     found: list[list[tuple[float, int, int]]] = [[] for _ in questions]
     null = np.full(len(questions), np.inf)
     for window, logits in zip(windows, scores, strict=True):
-        found[window.question] += _spans(window, logits, max(n_best, 20), max_answer_length)
+        # Twice as many, as some are the same in characters.
+        found[window.question] += _spans(window, logits, 2 * max(n_best, CANDIDATES), max_answer_length)
         null[window.question] = min(null[window.question], float(logits[0].sum()))
     return [
         _answers(context, spans, float(none) if no_answer else None, n_best)
@@ -257,7 +278,7 @@ def choose(
 ) -> list[list[Choice]]:
     """The choices for each text with their probabilities, likeliest first: every choice is read as a pair with the
     text. `truncate` shortens the text."""
-    model.require_trained_head()
+    _require(model, texts, AlbertForMultipleChoice)
     if len(texts) != len(choices):
         raise UserError(f"{len(texts)} texts but choices for {len(choices)}; give each text its choices")
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
@@ -414,6 +435,25 @@ def _by_row(batch: PackedBatch) -> list[list[Place]]:
 # ---- texts to sequences
 
 
+def _require(model: PretrainedModel, texts: Sequence[str], *classes: type[PretrainedModel]) -> None:
+    """Raises `UserError` for a model of other classes, one whose head is not trained, or a lone text."""
+    if classes and not isinstance(model, classes):
+        raise UserError(
+            f"the model is {type(model).__name__}, expected {' or '.join(cls.__name__ for cls in classes)}; load it as "
+            "that from a source with such a head"
+        )
+    if classes:
+        model.require_trained_head()
+    if isinstance(texts, str):
+        raise UserError(f"one str ({_start(texts)!r}), expected several; put it into a list")
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"{name} = {value}: must be at least 1")
+
+
 def _tokenizer(model: PretrainedModel) -> AlbertTokenizer:
     if model.tokenizer is None:
         raise UserError(
@@ -453,7 +493,8 @@ def _build(
     )
     if len(encoding.input_ids) > longest:
         raise UserError(
-            f"{len(encoding.input_ids)} pieces, more than the model's {longest} positions; shorten it, or truncate"
+            f"{len(encoding.input_ids)} pieces, more than the model's {longest} positions; shorten it, or let "
+            "truncate (--truncate) cut it"
         )
     return encoding
 
@@ -474,7 +515,7 @@ def _encode_texts(
 
 def _encode_masked(tokenizer: AlbertTokenizer, text: str, longest: int) -> list[int]:
     if MASK not in text:
-        raise UserError(f"contains no {MASK}")
+        raise UserError(f"contains no {MASK}; write it, in capitals, where a word is to be found")
     ids = [tokenizer.cls_id]
     for index, part in enumerate(text.split(MASK)):
         pieces = tokenizer.encode(part)
@@ -491,14 +532,14 @@ def _encode_masked(tokenizer: AlbertTokenizer, text: str, longest: int) -> list[
 
 def _single_piece(tokenizer: AlbertTokenizer, target: str) -> int:
     ids = tokenizer.encode(target)
-    if len(ids) == 1 and ids[0] != tokenizer.unk_id:
-        return ids[0]
-    pieces = " ".join(tokenizer.id_to_piece(i) for i in ids)
-    raise UserError(
-        f"target {target!r}: is {len(ids)} pieces of the vocabulary ({pieces}); only single ones can be compared"
-        if len(ids) != 1
-        else f"target {target!r}: is not in the vocabulary"
-    )
+    if not ids or tokenizer.unk_id in ids:
+        raise UserError(f"target {target!r}: is not in the vocabulary")
+    if len(ids) > 1:
+        pieces = " ".join(tokenizer.id_to_piece(i) for i in ids)
+        raise UserError(
+            f"target {target!r}: is {len(ids)} pieces of the vocabulary ({pieces}); only single ones can be compared"
+        )
+    return ids[0]
 
 
 # ---- outputs to results
@@ -534,17 +575,20 @@ def _ranked(model: PretrainedModel, logits: np.ndarray) -> list[Label]:
 def _tags(
     labels: Sequence[str], text: str, offsets: np.ndarray, special: Sequence[int], logits: np.ndarray
 ) -> list[Tag]:
-    """Labels of the words of `text` whose first piece is among those with `logits` [pieces, labels]."""
-    starts = [
-        (int(start), number) for number, (start, stop) in enumerate(offsets) if not special[number] and stop > start
+    """Labels of the words of `text` that have a piece among those with `logits` [pieces, labels]."""
+    pieces = [
+        (int(start), int(stop), number)
+        for number, (start, stop) in enumerate(offsets)
+        if not special[number] and stop > start
     ]
     tags, piece = [], 0
     for match in WORD.finditer(text):
-        while piece < len(starts) and starts[piece][0] < match.start():
+        # A piece may hold several signs: it is the first piece of each.
+        while piece < len(pieces) and pieces[piece][1] <= match.start():
             piece += 1
-        if piece == len(starts) or starts[piece][0] >= match.end():
-            continue  # its pieces are cut off, or a sign that the vocabulary does not spell
-        scores = _softmax(logits[starts[piece][1]])
+        if piece == len(pieces) or pieces[piece][0] >= match.end():
+            continue
+        scores = _softmax(logits[pieces[piece][2]])
         best = int(scores.argmax())
         tags.append(Tag(match.group(), match.start(), match.end(), labels[best], float(scores[best])))
     return tags
@@ -587,16 +631,24 @@ def _windows(
 
 
 def _spans(window: _Window, logits: np.ndarray, count: int, longest: int) -> list[tuple[float, int, int]]:
-    """The best (score, start, stop) of a window, in characters of the context."""
-    scores = logits[window.first : window.first + len(window.offsets)].astype(np.float64)
-    starts, ends = (np.argsort(-scores[:, side])[:count] for side in (0, 1))
-    found = [
-        (float(scores[start, 0] + scores[end, 1]), int(window.offsets[start, 0]), int(window.offsets[end, 1]))
-        for start in starts
-        for end in ends
-        if start <= end < start + longest
+    """The `count` best (score, start, stop) of a window, in characters of the context."""
+    pieces = len(window.offsets)
+    if pieces == 0:
+        return []
+    scores = logits[window.first : window.first + pieces].astype(np.float64)
+    longest = min(longest, pieces)
+    # [start, pieces beyond it]: the score of every span; those that end beyond the window, or hold no text, have none.
+    ends, stops = (
+        np.lib.stride_tricks.sliding_window_view(np.pad(side, (0, longest - 1), constant_values=filler), longest)
+        for side, filler in ((scores[:, 1], -np.inf), (window.offsets[:, 1], 0))
+    )
+    totals = np.where(stops > window.offsets[:, :1], scores[:, :1] + ends, -np.inf)
+    best = np.argpartition(-totals, min(count, totals.size) - 1, axis=None)[:count]
+    return [
+        (float(totals[start, beyond]), int(window.offsets[start, 0]), int(stops[start, beyond]))
+        for start, beyond in zip(*np.unravel_index(best, totals.shape), strict=True)
+        if totals[start, beyond] > -np.inf
     ]
-    return sorted((span for span in found if span[2] > span[1]), reverse=True)[:count]
 
 
 def _answers(context: str, spans: list[tuple[float, int, int]], null: float | None, n_best: int) -> list[Answer]:
@@ -607,7 +659,7 @@ def _answers(context: str, spans: list[tuple[float, int, int]], null: float | No
         best[0, 0] = null
     if not best:
         return [Answer("", 0, 0, 1.0)]
-    ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: max(n_best, 20)]
+    ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: max(n_best, CANDIDATES)]
     scores = _softmax(np.array([score for _, score in ranked]))
     return [
         Answer(context[start:stop], start, stop, float(score))

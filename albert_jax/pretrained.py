@@ -172,7 +172,7 @@ class PretrainedModel:
         saved, tokenizer = read_source(source, revision=revision, checkpoint=checkpoint)
         if isinstance(labels, int):
             labels = tuple(f"LABEL_{number}" for number in range(labels))
-        names = labels or saved.labels or _label_names(saved, cls.label_head)
+        names = tuple(labels or ()) or saved.labels or _label_names(saved, cls.label_head)
         config = _overridden(saved.config, overrides)
         report = LoadReport(saved.source, cls.__name__, notes=list(saved.notes))
         params = cls._fitted(config, saved, names, report, ignore_mismatched_sizes, seed)
@@ -199,21 +199,27 @@ class PretrainedModel:
         """Evaluates the model on int arrays [B, L] ([B, choices, L] for multiple choice), compiled once for each shape.
         Segments are 0 and nothing is padding unless given; other entries of a tokenizer's batch are not for it."""
         input_ids = jnp.asarray(input_ids, jnp.int32)
-        self._check_inputs(input_ids)
+        self._check_inputs(input_ids, token_type_ids)
         types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask) > 0
         run = compiled(self.network, self.config, dtype=dtype, every_block=hidden_states)
         return ModelOutput(**self.outputs(run(self.params, input_ids, types, mask)))
 
-    def _check_inputs(self, input_ids: jax.Array) -> None:
+    def _check_inputs(self, input_ids: Any, token_type_ids: Any) -> None:
         if input_ids.shape[-1] > self.config.max_position_embeddings:
             raise UserError(
                 f"input_ids of length {input_ids.shape[-1]}: the model has only "
                 f"{self.config.max_position_embeddings} positions"
             )
-        highest = int(input_ids.max(initial=0))
-        if highest >= self.config.vocab_size or int(input_ids.min(initial=0)) < 0:
-            raise UserError(f"input_ids: {highest} is outside the vocabulary of {self.config.vocab_size:,}")
+        for name, values, size, of in (
+            ("input_ids", input_ids, self.config.vocab_size, "the vocabulary of"),
+            ("token_type_ids", token_type_ids, self.config.type_vocab_size, "the segment types, whose number is"),
+        ):
+            # Neither would fail: an id too high reads the last embedding, a type too high none at all.
+            ids = np.asarray(0 if values is None else values)
+            for extreme in (ids.min(initial=0), ids.max(initial=0)):
+                if not 0 <= extreme < size:
+                    raise UserError(f"{name}: {extreme} is outside {of} {size:,}")
 
     def outputs(self, output: Any) -> dict[str, Any]:
         """The network's output by the names of `ModelOutput`."""
@@ -420,7 +426,13 @@ def find_source(
 ) -> tuple[Literal["run", "folder", "hub", "google"], Path]:
     """What kind of source it is, and where it lies now; a model on the hub is fetched. Raises `UserError` for what is
     none."""
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{source}: no path that can be looked at ({error})") from error
     if path.is_dir():
         if (path / MODEL_FILE).exists() and (path / CHECKPOINTS).is_dir():
             return "run", path
@@ -486,13 +498,14 @@ def _tokenizer_beside(folder: Path, saved: SavedModel) -> AlbertTokenizer | None
 
 
 class whole_folder:
-    """Context of a temporary folder whose files are moved into `folder` at the end, or go if anything fails.
+    """Context of a temporary folder whose files become those of `folder` at the end, or go if anything fails.
 
-    `folder` may exist if it holds nothing but files named in `replaceable`; otherwise `UserError`.
+    `folder` may exist if it holds nothing but files named in `replaceable`, which go; otherwise `UserError`.
     """
 
     def __init__(self, folder: Path, replaceable: set[str]):
         self.folder = folder
+        self.replaceable = set(replaceable)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: exists and is not a folder; give another")
         others = sorted(p.name for p in folder.iterdir() if p.name not in replaceable) if folder.exists() else []
@@ -503,9 +516,12 @@ class whole_folder:
             )
 
     def __enter__(self) -> Path:
-        with disk_errors_explained(self.folder, "give another folder"):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        try:
+            with disk_errors_explained(self.folder, "give another folder"):
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{self.folder}: {error.filename} is a file; give another folder") from error
         return self.temporary
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -515,6 +531,10 @@ class whole_folder:
                     self.folder.mkdir(exist_ok=True)
                     for file in self.temporary.iterdir():
                         os.replace(file, self.folder / file.name)
+                        self.replaceable.discard(file.name)
+                    # What is left of an older model, such as its tokenizer, does not belong to this one.
+                    for name in self.replaceable:
+                        (self.folder / name).unlink(missing_ok=True)
             elif not isinstance(error, UserError):
                 with disk_errors_explained(self.folder, "give another folder; nothing was written"):
                     raise error

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albert_jax import model as networks
 from albert_jax.config import AlbertConfig, albert_config
+from albert_jax.inputs.packing import pack
 from albert_jax.model import apply, initialize
 from albert_jax.model.layers import dropout, fold_in
 from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
@@ -300,6 +302,100 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
     dropped = dropout(jnp.ones((8, 10_000)), 0.1, jax.random.split(jax.random.key(0), 8))
     assert float(jnp.mean(dropped == 0)) == pytest.approx(0.1, abs=0.005)
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.005)
+
+
+# ---- packed rows
+
+HEADS = {
+    "pretraining": networks.AlbertForPreTraining,
+    "masked LM": networks.AlbertForMaskedLM,
+    "none": networks.AlbertWithoutHead,
+    "sequence classification": networks.AlbertForSequenceClassification,
+    "token classification": networks.AlbertForTokenClassification,
+    "question answering": networks.AlbertForQuestionAnswering,
+}
+
+
+def sequences() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequences with both segments, together more than a row of 128 tokens."""
+    rng = np.random.default_rng(0)
+    lengths = (13, 3, 16, 9, 20, 31, 18, 25, 7)
+    return [(rng.integers(5, TINY.vocab_size, n), (np.arange(n) > n // 2).astype(int)) for n in lengths]
+
+
+def packed_batch():
+    """The one batch that they are packed into."""
+    (batch,) = pack(sequences(), 256, pad_id=0)
+    return batch._replace(**{name: jnp.asarray(x) for name, x in batch._asdict().items() if name != "places"})
+
+
+def on_packed(config, params, batch, network, **settings):
+    """What the network says of a packed batch."""
+
+    @jax.jit
+    def run(params, ids, types, mask, settings):
+        return apply(config, params, ids, types, mask, network=network, **settings)
+
+    places = dict(position_ids=batch.position_ids, first_positions=batch.first_positions)
+    return run(params, batch.input_ids, batch.token_type_ids, batch.attention_mask, places | settings)
+
+
+def on_rows(config, params, network):
+    """What it says of every sequence in a row of its own."""
+    given = sequences()
+    ids, types = (np.stack([np.pad(sides[n], (0, 32 - len(sides[n]))) for sides in given]) for n in (0, 1))
+    mask = np.arange(32) < np.array([len(ids) for ids, _ in given])[:, None]
+    return jax.jit(lambda *inputs: apply(config, *inputs, network=network))(params, ids, types, mask)
+
+
+def assert_alike_packed(config, network):
+    """Every output of a sequence in a packed row is its output alone: of its tokens, or of its slot."""
+    params = initialize(config, jax.random.key(0), network)
+    # Far from the tiny initial weights, under which attention hardly matters.
+    params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
+    batch = packed_batch()
+    together, apart = on_packed(config, params, batch, network), on_rows(config, params, network)
+    together, apart = (
+        {"sequence": output.hidden["sequence_output"], "pooled": output.hidden["pooled_output"]} | output._asdict()
+        for output in (together, apart)
+    )
+    for index, row, slot, start, stop in batch.places:
+        for name, expected in apart.items():
+            if name == "hidden" or expected is None:
+                continue
+            of_tokens = expected.shape[1] == 32 and expected.ndim == 3
+            ours = together[name][row, start:stop] if of_tokens else together[name][row, slot]
+            theirs = expected[index, : stop - start] if of_tokens else expected[index]
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_packed_sequence_gets_the_outputs_that_it_gets_alone(head):
+    assert_alike_packed(dataclasses.replace(TINY, num_hidden_layers=2), HEADS[head])
+
+
+@pytest.mark.parametrize("name", list(SHARING)[1:])
+def test_packing_is_exact_however_layers_are_shared(name):
+    config = dataclasses.replace(TINY, **(dict(num_hidden_layers=2) | SHARING[name]))
+    assert_alike_packed(config, networks.AlbertForPreTraining)
+
+
+def test_another_sequence_of_the_row_changes_nothing():
+    network = networks.AlbertForTokenClassification
+    params, batch = initialize(TINY, jax.random.key(0), network), packed_batch()
+    first = batch.places[0]
+    changed = batch._replace(input_ids=batch.input_ids.at[first.row, first.stop :].set(7))
+    one, other = (on_packed(TINY, params, b, network).logits[first.row, : first.stop] for b in (batch, changed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_chosen_positions_of_a_packed_row_get_their_masked_lm_logits():
+    network = networks.AlbertForMaskedLM
+    params, batch = initialize(TINY, jax.random.key(0), network), packed_batch()
+    positions = jnp.tile(jnp.array([[0, 5, 40, 5]]), (len(batch.input_ids), 1))
+    everywhere = on_packed(TINY, params, batch, network).logits
+    chosen = on_packed(TINY, params, batch, network, masked_lm_positions=positions).logits
+    np.testing.assert_allclose(chosen, everywhere[:, positions[0]], atol=1e-6)
 
 
 # ---- initialisation

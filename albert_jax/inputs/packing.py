@@ -6,9 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-SHORT_ROW = 128
-"""Rows for sequences up to this length; longer ones go into rows for the longest of them. Attention costs grow with the
-square of a row, and at 128 they are small beside the matrix products."""
+SHORT_ROW, LONG_ROW = 128, 512
+"""Rows of at most `SHORT_ROW` tokens for sequences that fit, and up to `LONG_ROW`, or the longest sequence, for the
+others and for short ones in their gaps. Attention costs grow with the square of a row; at 128 they are small beside the
+matrix products."""
+STEP = 64
+"""Lengths of long rows are multiples of this, so that few shapes occur."""
+FIXED_COST = 4096
+"""A token of a row of R costs as much as FIXED_COST + R: the matrix products of ALBERT base take 24 H^2 operations for
+each token, attention 4 R H."""
 LEAST_LENGTH = 8
 """A row has places for one sequence in so many tokens: shorter ones take up a place for longer."""
 
@@ -39,57 +45,86 @@ class PackedBatch(NamedTuple):
 def pack(
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]], tokens_per_batch: int, pad_id: int
 ) -> Iterator[PackedBatch]:
-    """Batches of about `tokens_per_batch` tokens that hold each of `sequences` (ids, segments) once, longest first.
+    """Batches of about `tokens_per_batch` tokens that hold each of `sequences` (ids, segments) once, longer ones first.
 
-    Few shapes occur: rows of 16, 32, 64, 128 or a multiple of 128 tokens, and numbers of rows that are powers of two.
+    Few shapes occur, four at most: rows are of 16, 32, 64, 128 or a multiple of 64 tokens, and the last batch of each
+    kind is padded to an eighth of a full one.
     """
     lengths = [len(ids) for ids, _ in sequences]
-    order = sorted(range(len(sequences)), key=lambda index: -lengths[index])
-    for group in (
-        [index for index in order if lengths[index] > SHORT_ROW],
-        [index for index in order if lengths[index] <= SHORT_ROW],
-    ):
-        if group:
-            longest, total = lengths[group[0]], sum(lengths[index] for index in group)
-            size = row_length(longest, total)
-            rows = fill_rows(group, lengths, size)
-            at_once = power_of_two(max(1, tokens_per_batch // size), up=False)
-            for start in range(0, len(rows), at_once):
-                yield lay_out(rows[start : start + at_once], sequences, size, pad_id)
+    left = sorted(range(len(sequences)), key=lambda index: -lengths[index])
+    # Rows for the long sequences, whose gaps take short ones, and then rows for the other short ones.
+    for opening in (SHORT_ROW + 1, 0):
+        if not left or lengths[left[0]] < opening:
+            continue
+        sizes = row_lengths(lengths[left[0]], sum(lengths[index] for index in left))
+        filled = [(size, *fill_rows(left, lengths, size, opening)) for size in sizes]
+        size, rows, left = min(filled, key=lambda fill: cost(fill[0], fill[1], lengths))
+        at_once = max(1, tokens_per_batch // size)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            yield lay_out(part, sequences, (padded_count(len(part), at_once), size), pad_id)
 
 
-def row_length(longest: int, total: int) -> int:
-    """Tokens of a row for sequences up to `longest`; short where there is little text in all."""
+def row_lengths(longest: int, total: int) -> list[int]:
+    """Tokens that a row may have for sequences up to `longest`; few where there is little text in all."""
     if longest > SHORT_ROW:
-        return -(-longest // SHORT_ROW) * SHORT_ROW
-    return power_of_two(max(longest, min(total, SHORT_ROW), 2 * LEAST_LENGTH))
+        least = -(-longest // STEP) * STEP
+        return list(range(least, max(least, LONG_ROW) + 1, STEP))
+    return [power_of_two(max(longest, min(total, SHORT_ROW), 2 * LEAST_LENGTH))]
 
 
-def fill_rows(group: list[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Rows of indices: each sequence, longest first, goes where it leaves the least room (best fit)."""
+def cost(size: int, rows: list[list[int]], lengths: Sequence[int]) -> float:
+    """What a token costs in these rows, padding shared out over the tokens."""
+    tokens = sum(lengths[index] for row in rows for index in row)
+    return len(rows) * size * (FIXED_COST + size) / tokens
+
+
+def padded_count(rows: int, at_once: int) -> int:
+    """Rows of a batch that holds `rows`: a multiple of an eighth of `at_once`, below that a power of two."""
+    unit = max(1, at_once // 8)
+    return power_of_two(rows) if rows < unit else min(at_once, -(-rows // unit) * unit)
+
+
+def fill_rows(
+    order: list[int], lengths: Sequence[int], size: int, opening: int = 0
+) -> tuple[list[list[int]], list[int]]:
+    """Rows of indices, and the indices that are left: each sequence, longest first, goes where it leaves the least room
+    (best fit); only those of at least `opening` tokens may begin a row."""
     rows: list[list[int]] = []
+    left: list[int] = []
     by_room: list[list[int]] = [[] for _ in range(size + 1)]
-    for index in group:
-        room = next((room for room in range(lengths[index], size + 1) if by_room[room]), None)
-        if room is None:
-            rows.append([])
-            room, row = size, len(rows) - 1
-        else:
+    rooms = 0  # bit r: there is a row with room r
+    for index in order:
+        length = lengths[index]
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
             row = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
+        elif length >= opening:
+            room, row = size, len(rows)
+            rows.append([])
+        else:
+            left.append(index)
+            continue
         rows[row].append(index)
         if len(rows[row]) < size // LEAST_LENGTH:
-            by_room[room - lengths[index]].append(row)
-    return rows
+            by_room[room - length].append(row)
+            rooms |= 1 << (room - length)
+    return rows, left
 
 
 def lay_out(
-    rows: list[list[int]], sequences: Sequence[tuple[Sequence[int], Sequence[int]]], size: int, pad_id: int
+    rows: list[list[int]],
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
+    shape: tuple[int, int],
+    pad_id: int,
 ) -> PackedBatch:
-    """The arrays of some rows."""
-    shape = power_of_two(len(rows)), size
+    """The arrays [B, R] of some rows, at most B."""
     input_ids = np.full(shape, pad_id, np.int32)
     token_type_ids, attention_mask, position_ids = (np.zeros(shape, np.int32) for _ in range(3))
-    first_positions = np.zeros((shape[0], size // LEAST_LENGTH), np.int32)
+    first_positions = np.zeros((shape[0], shape[1] // LEAST_LENGTH), np.int32)
     places = []
     for row, indices in enumerate(rows):
         start = 0
@@ -106,6 +141,6 @@ def lay_out(
     return PackedBatch(input_ids, token_type_ids, attention_mask, position_ids, first_positions, places)
 
 
-def power_of_two(number: int, up: bool = True) -> int:
-    """The next power of two from `number`, itself included."""
-    return 1 << ((number - 1).bit_length() if up else number.bit_length() - 1)
+def power_of_two(number: int) -> int:
+    """The next power of two from `number` on."""
+    return 1 << (number - 1).bit_length()

@@ -53,6 +53,9 @@ PROJECTION = "albert/encoder/embedding_hidden_mapping_in"
 DECODER_WEIGHT, DECODER_BIAS = "predictions.decoder.weight", "predictions.decoder.bias"
 BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
 
+WRITER_KEY = "written_by"
+"""A configuration with this key is ours and means what it says, even with the sizes of a published network."""
+
 # What a field that config.json leaves out is to transformers (configuration_albert.py).
 FIELD_DEFAULTS = dict(
     vocab_size=30_000,
@@ -109,7 +112,7 @@ def read_config(path: Path) -> tuple[AlbertConfig, dict[str, Any]]:
     kind = values.get("model_type")
     if kind != "albert":
         raise UserError(f"{path}: model_type is {kind!r}, expected 'albert'; this is the folder of another model")
-    fields = {name: values.get(name, default) for name, default in FIELD_DEFAULTS.items()}
+    fields = {name: _of_type_of(default, values.get(name, default)) for name, default in FIELD_DEFAULTS.items()}
     notes: list[str] = []
     activation = fields["hidden_act"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
@@ -120,10 +123,12 @@ def read_config(path: Path) -> tuple[AlbertConfig, dict[str, Any]]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     _check_layer_groups(config, str(path))
-    config = _corrected(config, notes)
-    architectures = values.get("architectures") or [None]
+    if WRITER_KEY not in values:
+        config = _corrected(config, notes)
+    architectures = values.get("architectures")
+    named = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
     return config, dict(
-        architecture=architectures[0] if isinstance(architectures, list) else None,
+        architecture=named[0] if named else None,
         labels=_labels(path, values),
         problem_type=values.get("problem_type"),
         notes=notes,
@@ -142,6 +147,7 @@ def config_values(
     values = {name: getattr(config, name) for name in FIELD_DEFAULTS}
     values["hidden_act"] = ACTIVATIONS_WRITTEN.get(config.hidden_act, config.hidden_act)
     values |= dict(zip(("pad_token_id", "bos_token_id", "eos_token_id"), special_ids, strict=True))
+    values[WRITER_KEY] = "albert_jax"
     values |= {"architectures": [architecture], "model_type": "albert", "dtype": "float32", "torch_dtype": "float32"}
     if labels:
         values["id2label"] = {str(number): label for number, label in enumerate(labels)}
@@ -188,6 +194,11 @@ def _corrected(config: AlbertConfig, notes: list[str]) -> AlbertConfig:
                 "hidden_act='gelu_new')"
             )
     return config
+
+
+def _of_type_of(default: Any, value: Any) -> Any:
+    """A dropout of 0 is written without a point in the published files and by transformers 4."""
+    return float(value) if isinstance(default, float) and type(value) is int and abs(value) < 2**53 else value
 
 
 def _labels(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -316,10 +327,12 @@ def _read_flax(path: Path) -> dict[str, np.ndarray]:
         tensors = {}
         for name, leaf in leaves.items():
             module, _, kind = name.rpartition(".")
-            if kind == "kernel":
-                tensors[f"{module}.weight"] = np.asarray(leaf).T
-            else:
-                tensors[f"{module}.weight" if kind in ("scale", "embedding") else name] = np.asarray(leaf)
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(f"{name} is no array")
+            tensor = np.asarray(leaf, np.float32)
+            tensors[f"{module}.weight" if kind in ("kernel", "scale", "embedding") else name] = (
+                tensor.T if kind == "kernel" else tensor
+            )
     except Exception as error:
         raise UserError(f"{path}: not a whole Flax checkpoint ({type(error).__name__}: {error})") from error
     return tensors

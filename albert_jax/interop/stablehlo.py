@@ -22,11 +22,15 @@ PROGRAM, WEIGHTS, SIGNATURE = "model.stablehlo", "weights.safetensors", "signatu
 FILES = (PROGRAM, WEIGHTS, SIGNATURE)
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 PLATFORMS = ("cpu", "cuda", "tpu")
+KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_program(model: Any, folder: Path, platforms: Sequence[str] = PLATFORMS, dtype: str = "float32") -> None:
     """Writes the program of a model of `albert_jax.pretrained` into an existing folder; `dtype` is that of its matrix
-    products. The batch is free, and the length up to the model's positions."""
+    products. The batch is free, and the length up to the model's positions. Raises `UserError` for a platform that JAX
+    does not have."""
+    if not set(platforms) <= set(KNOWN_PLATFORMS):
+        raise UserError(f"platforms = {', '.join(platforms)}: there are {', '.join(KNOWN_PLATFORMS)}")
     flat = traverse_util.flatten_dict(model.params, sep="/")
     longest = model.config.max_position_embeddings
 
@@ -47,10 +51,7 @@ def export_program(model: Any, folder: Path, platforms: Sequence[str] = PLATFORM
     shape = export.symbolic_shape(", ".join(model.input_axes), constraints=[f"length <= {longest}"])
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
     weights = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in flat.items()}
-    try:
-        program = export.export(jax.jit(run), platforms=platforms)(weights, ids, ids, ids)
-    except ValueError as error:
-        raise UserError(f"platforms = {', '.join(platforms)}: {str(error).splitlines()[0]}") from error
+    program = export.export(jax.jit(run), platforms=platforms)(weights, ids, ids, ids)
 
     from safetensors.numpy import save
 

@@ -52,9 +52,7 @@ def test_any_blank_lines_divide_documents_wherever_cut(tmp_path, monkeypatch, bl
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".xz", lzma)])
-def test_compressed_files_give_the_same(
-    text_file, documents, rows, tmp_path, suffix, module
-):
+def test_compressed_files_give_the_same(text_file, documents, rows, tmp_path, suffix, module):
     with module.open(tmp_path / f"x.txt{suffix}", "wt", encoding="utf-8") as file:
         file.write(text_file.read_text("utf-8"))
     with module.open(tmp_path / f"x.jsonl{suffix}", "wt", encoding="utf-8") as file:
