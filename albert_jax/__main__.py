@@ -8,9 +8,12 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -19,8 +22,11 @@ import tyro
 
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 
-CHUNK = 2048
+CHUNK = 512
 """Texts that are read, computed and written at a time."""
+COMPRESSED = (b"\xfd7zXZ", b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+"""How files of xz, gzip, bzip2, zstd and zip begin."""
+
 TEXT_WIDTH = 48
 """Characters of a text that a table shows beside what was found."""
 
@@ -177,7 +183,7 @@ class Convert:
     """A new folder."""
     to: Literal["huggingface", "google", "stablehlo"] = "huggingface"
     """huggingface: for transformers and albert_jax. google: a TensorFlow checkpoint (needs the extra tf). stablehlo: a
-    program for serving, which needs jax alone."""
+    program for serving, which needs jax, flatbuffers and safetensors only."""
     model_class: Annotated[str | None, _shown_as("CLASS")] = None
     """Such as AlbertForMaskedLM; by default the class that saved the source, or what its heads are for."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -219,6 +225,9 @@ Command = (
 
 def run() -> None:
     """The console script."""
+    # Python has none where the caller closed them.
+    sys.stdin = sys.stdin or open(os.devnull)
+    sys.stdout = sys.stdout or open(os.devnull, "w")
     exit_cleanly(main)
 
 
@@ -247,6 +256,9 @@ def fill_mask(command: FillMask) -> None:
     from albert_jax import predict
 
     records = Records(command, ("text",), [(text,) for text in command.texts])
+    for target in command.targets:
+        if "[MASK]" in target:
+            raise UserError(f"--targets {target!r}: is a text; texts go before --targets")
     model = load("AlbertForMaskedLM", command, trained_head=True)
     output = Output(command, ("text", "mask", "completion", "probability"), repeated=2)
     for chunk in records.chunks():
@@ -268,44 +280,64 @@ def fill_mask(command: FillMask) -> None:
 
 
 def embed(command: Embed) -> None:
-    import numpy as np
-
     from albert_jax import predict
 
-    if command.output is not None and command.output.suffix != ".npz":
-        raise UserError(f"--output {command.output}: must end in .npz")
-    if command.output is not None and not command.output.parent.is_dir():
-        raise UserError(f"--output {command.output}: there is no folder {command.output.parent}")
+    if command.output is not None:
+        _require_writable(command.output)
     records = Records(command, ("text",), [(text,) for text in command.texts])
     model = load("AlbertModel", command)
-    output = Output(command, ("text", "vector")) if command.output is None else None
-    vectors = []
-    for chunk in records.chunks():
-        texts = [record.values[0] for record in chunk]
-        found = call(
-            chunk,
-            lambda texts=texts: predict.embed(
-                model, texts, pooling=command.pooling, truncate=command.truncate, dtype=command.dtype
-            ),
-        )
-        if output is None:
-            vectors.append(found)
-            continue
-        for text, vector in zip(texts, found, strict=True):
-            shown = " ".join(f"{value:.3f}" for value in vector[:4]) + f" ... ({len(vector)} numbers)"
-            output.add({"text": text, "embedding": [float(value) for value in vector]}, [(text, shown)])
-    if output is not None:
-        output.close()
+
+    def found() -> Iterator[tuple[list[str], Any]]:
+        for chunk in records.chunks():
+            texts = [record.values[0] for record in chunk]
+            options = dict(pooling=command.pooling, truncate=command.truncate, dtype=command.dtype)
+            yield texts, call(chunk, partial(predict.embed, model, texts, **options))
+
+    if command.output is not None:
+        shape = _write_vectors(command.output, (vectors for _, vectors in found()), model.config.hidden_size)
+        print(f"written {command.output}: embeddings {shape}", file=sys.stderr)
         return
-    array = np.concatenate(vectors) if vectors else np.empty((0, model.config.hidden_size), np.float32)
-    with disk_errors_explained(command.output, "choose another place"):
-        temporary = command.output.with_name(f".{command.output.stem}.{os.getpid()}.npz")
-        try:
-            np.savez(temporary, embeddings=array)
-            os.replace(temporary, command.output)
-        finally:
-            temporary.unlink(missing_ok=True)
-    print(f"written {command.output}: embeddings {array.shape}", file=sys.stderr)
+    output = Output(command, ("text", "vector"))
+    for texts, vectors in found():
+        for text, vector in zip(texts, vectors, strict=True):
+            shown = " ".join(f"{value:.3f}" for value in vector[:4]) + f" ... ({len(vector)} numbers)"
+            output.add({"text": text, "embedding": [float(f"{value:.7g}") for value in vector]}, [(text, shown)])
+    output.close()
+
+
+def _require_writable(path: Path) -> None:
+    """Raises `UserError` for a path that the vectors could not be written to once they are computed."""
+    if path.suffix != ".npz":
+        raise UserError(f"--output {path!s:.200}: must end in .npz")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path!s:.200}: there is no folder {path.parent}")
+    if os.path.isdir(path):
+        raise UserError(f"--output {path}: is a folder; name a file")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"--output {path!s:.200}: no name that a file can have ({error!s:.100})") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: cannot be written ({os.strerror(EACCES)}); choose another place")
+
+
+def _write_vectors(path: Path, chunks: Iterator[Any], size: int) -> tuple[int, int]:
+    """Writes chunks [texts, size] as one array, whole or not at all, without holding them all; returns its shape."""
+    import numpy as np
+
+    with (
+        disk_errors_explained(path, "choose another place"),
+        tempfile.TemporaryDirectory(prefix=f".{path.stem[:40]}.", dir=path.parent) as folder,
+    ):
+        raw, whole = Path(folder) / "raw", Path(folder) / "whole.npz"
+        with raw.open("wb") as file:
+            count = sum(file.write(vectors.tobytes()) // (4 * size) for vectors in chunks)
+        array = np.memmap(raw, np.float32, "r", shape=(count, size)) if count else np.empty((0, size), np.float32)
+        np.savez(whole, embeddings=array)
+        os.replace(whole, path)
+    return array.shape
 
 
 def classify(command: Classify) -> None:
@@ -317,13 +349,17 @@ def classify(command: Classify) -> None:
     records = Records(command, ("text", "pair"), given, optional=1)
     model = load("AlbertForSequenceClassification", command, trained_head=True)
     output = Output(command, ("text", "label", "score"))
+    paired: bool | None = None
     for chunk in records.chunks():
         texts = [record.values[0] for record in chunk]
         pairs = [record.values[1] if len(record.values) > 1 else None for record in chunk]
-        if any(pair is None for pair in pairs) and any(pair is not None for pair in pairs):
-            lone = chunk[pairs.index(None)]
-            raise UserError(f"{lone.place}: has no second text, but other lines have one")
-        second = None if pairs[0] is None else pairs
+        for record, pair in zip(chunk, pairs, strict=True):
+            if paired not in (None, pair is not None):
+                raise UserError(
+                    f"{record.place}: has {'no' if paired else 'a'} second text, unlike the lines before it"
+                )
+            paired = pair is not None
+        second = pairs if paired else None
         results = call(
             chunk,
             lambda texts=texts, second=second: predict.classify(
@@ -415,6 +451,7 @@ def choose(command: Choose) -> None:
 def convert(command: Convert) -> None:
     from albert_jax.convert import convert as convert_model
 
+    sys.stdout.reconfigure(errors="replace")
     for line in convert_model(
         command.source,
         command.target,
@@ -431,7 +468,7 @@ def info(command: Info) -> None:
     import dataclasses
 
     from albert_jax.convert import class_of
-    from albert_jax.pretrained import find_source, read_source
+    from albert_jax.pretrained import CLASSES, find_source, read_source
 
     kind, _ = find_source(command.source, command.revision)
     saved, tokenizer = read_source(command.source, revision=command.revision, checkpoint=command.checkpoint)
@@ -444,7 +481,7 @@ def info(command: Info) -> None:
         "parameters": sum(value.size for value in saved.parameters.values()),
         "heads": heads,
         "pooler": "albert/pooler/kernel" in saved.parameters,
-        "labels": list(saved.labels) if "classifier" in heads else [],
+        "labels": list(saved.labels) if CLASSES[class_of(saved)].label_head == "classifier/" else [],
         "problem_type": saved.problem_type,
         "tokenizer": None
         if tokenizer is None
@@ -484,6 +521,8 @@ def load(name: str, command: Any, trained_head: bool = False) -> Any:
     )
     if trained_head:
         model.require_trained_head()
+    else:
+        model.require_trained_encoder()
     for note in model.report.notes:
         print(f"note: {note}", file=sys.stderr)
     return model
@@ -526,11 +565,13 @@ class Records:
             raise UserError("texts were given both as arguments and by --file; choose one")
         if not self.given and not self.command.file and sys.stdin.isatty():
             raise UserError("no texts: give them as arguments, by --file, or pipe them in")
+        if self.command.file.count(Path("-")) > 1:
+            raise UserError("--file -: was given twice, but standard input can be read only once")
         for path in self.command.file:
+            if str(path) != "-" and not _is_there(path):
+                raise UserError(f"--file {path}: no such file (texts and the model go before --file)")
             if path.is_dir():
                 raise UserError(f"--file {path}: is a folder; name the files in it")
-            if str(path) != "-" and not path.exists():
-                raise UserError(f"--file {path}: no such file (texts and the model go before --file)")
         if self.given:
             self.total = len(self.given)
 
@@ -538,6 +579,8 @@ class Records:
         """The records in lists of up to `CHUNK`, with a progress bar if there are several and someone is looking."""
         records = self._records()
         first = list(islice(records, CHUNK))
+        if not first:
+            print("note: there are no texts in the input", file=sys.stderr)
         if len(first) < CHUNK or not sys.stderr.isatty():
             while first:
                 yield first
@@ -585,7 +628,7 @@ class Records:
         names = ", ".join(f'"{name}"' for name in self.fields)
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             found = f"is not JSON ({error})" if line.strip() else "is blank"
             raise UserError(f"{place}: {found}; each line must be an object with {names}") from error
         if isinstance(record, str) and needed == 1:
@@ -598,7 +641,8 @@ class Records:
             if value is None and number >= needed:
                 continue
             if name not in record:
-                raise UserError(f'{place}: has no "{name}" but {", ".join(record) or "nothing"}; it needs {names}')
+                others = _start(", ".join(record)) or "nothing"
+                raise UserError(f'{place}: has no "{name}" but {others}; it needs {names}')
             entries = value if self.repeated and name == self.fields[-1] and isinstance(value, list) else [value]
             if not all(isinstance(entry, str) for entry in entries):
                 raise UserError(f'{place}: "{name}" is {_start(repr(value))}, expected text')
@@ -616,6 +660,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     found = f"byte {line[error.start]:#04x} at column {error.start + 1}"
+                    if number == 1 and line.startswith(COMPRESSED):
+                        raise UserError(
+                            f"{name}: is compressed; unpack it on the way: xz -dc or gzip -dc FILE | albert-jax ..."
+                        ) from error
                     raise UserError(
                         f"{name}, line {number}: is not UTF-8 ({found}); convert it, as by iconv -f latin1 -t utf8"
                     ) from error
@@ -640,7 +688,7 @@ class Output:
         if self.table:
             sys.stdout.reconfigure(errors="replace")
         else:
-            sys.stdout.reconfigure(encoding="utf-8")
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")
 
     def add(self, record: dict[str, Any], rows: Sequence[tuple[str, ...]]) -> None:
         if not self.table:
@@ -693,9 +741,16 @@ def _text_or_file(value: str) -> str:
     if not value.startswith("@"):
         return value
     path = Path(value[1:])
-    if not path.exists() or path.is_dir():
-        raise UserError(f"--context {value}: there is no file {path}; a text must not begin with @")
+    if not _is_there(path) or path.is_dir():
+        raise UserError(f"--context {value:.200}: there is no file {value[1:]:.200}; a text must not begin with @")
     return "\n".join(line for _, line in _lines(path))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _start(text: str) -> str:

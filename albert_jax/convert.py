@@ -1,5 +1,6 @@
 """Any source to any target, and the proof that both say the same."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from albert_jax.errors import UserError
 from albert_jax.interop import stablehlo
 from albert_jax.interop.saved_model import SavedModel
 from albert_jax.interop.tokenizer_json import save_tokenizer
-from albert_jax.pretrained import CLASSES, PretrainedModel, read_source, whole_folder
+from albert_jax.pretrained import CLASSES, PretrainedModel, read_source, require_dtype, whole_folder
 
 Format = Literal["huggingface", "google", "stablehlo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -27,7 +28,7 @@ TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 def convert(
     source: str,
-    target: Path,
+    target: str | Path,
     *,
     to: Format = "huggingface",
     model_class: str | None = None,
@@ -40,6 +41,7 @@ def convert(
     `model_class` is by default the class that saved the source, or what its heads are for. Raises `UserError` if the
     source lacks a part of that class, the target cannot be written, or the two do not agree.
     """
+    target = Path(target)
     if model_class is None:
         model_class = class_of(read_source(source, revision=revision, checkpoint=checkpoint)[0])
     elif model_class not in CLASSES:
@@ -53,8 +55,8 @@ def convert(
         )
     if dtype != "float32" and to == "google":
         raise UserError(f"dtype = {dtype!r}: Google's checkpoints are float32")
-    if dtype == "float16" and to == "stablehlo":
-        raise UserError("dtype = 'float16': a program computes in float32 or bfloat16")
+    if _is_folder_of(source, target):
+        raise UserError(f"{target}: is where the source lies, which would be replaced; give another folder")
     lines = str(model.report).splitlines()
     if to == "huggingface":
         model.save_pretrained(target, dtype=dtype)
@@ -73,8 +75,17 @@ def convert(
     return lines
 
 
-def save_program(model: PretrainedModel, folder: Path, dtype: Dtype = "float32") -> None:
+def _is_folder_of(source: str, target: Path) -> bool:
+    path = Path(source).expanduser()
+    if not (path.exists() or path.with_name(f"{path.name}.index").exists()):
+        return False
+    folder = path if path.is_dir() else path.parent
+    return os.path.isdir(target) and target.samefile(folder)
+
+
+def save_program(model: PretrainedModel, folder: str | Path, dtype: Dtype = "float32") -> None:
     """Writes a StableHLO program (see `albert_jax.interop.stablehlo`) and the tokenizer's files."""
+    require_dtype(dtype, "float32", "bfloat16")
     with whole_folder(folder, {*stablehlo.FILES, *TOKENIZER_FILES}) as temporary:
         stablehlo.export_program(model, temporary, dtype=dtype)
         if model.tokenizer is not None:

@@ -27,6 +27,7 @@ from albert_jax.pretrained import (
     AlbertForSequenceClassification,
     AlbertForTokenClassification,
     PretrainedModel,
+    require_dtype,
 )
 from albert_jax.tokenizer import AlbertTokenizer
 
@@ -123,6 +124,7 @@ def fill_mask(
     """
     _require(model, texts, AlbertForMaskedLM, AlbertForPreTraining)
     _require_positive(top_k=top_k)
+    _require_texts("target", targets)
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
     wanted = np.array([_single_piece(tokenizer, target) for target in targets], np.int64)
     encoded = [
@@ -166,8 +168,12 @@ def embed(
     """One vector for each text, float32 [texts, H]: the mean over its tokens, [CLS] and [SEP] included, the [CLS]
     vector, or the pooler's output."""
     _require(model, texts)
+    if pooling not in _POOLINGS:
+        raise UserError(f"pooling = {pooling!r}: must be {', '.join(_POOLINGS)}")
     if pooling == "pooler" and "pooler" not in model.params["albert"]:
         raise UserError(f"pooling = 'pooler': {type(model).__name__} has no pooler; load the source as AlbertModel")
+    if pooling not in _POOLINGS:
+        raise UserError(f"pooling = {pooling!r}: must be {', '.join(_POOLINGS)}")
     if pooling == "pooler" and model.report and any("pooler" in path for path in model.report.initialized):
         raise UserError(f"pooling = 'pooler': {model.report.source} has no pooler; choose mean or cls")
     encoded = _encode_texts(model, texts, None, truncate)
@@ -241,6 +247,7 @@ def answer(
     in pieces. Scores are shares among the best 20 candidates.
     """
     _require(model, questions, AlbertForQuestionAnswering)
+    _require_texts("context", contexts)
     _require_positive(n_best=n_best, stride=stride, max_answer_length=max_answer_length)
     if len(questions) != len(contexts):
         raise UserError(f"{len(questions)} questions but {len(contexts)} contexts; give each question its context")
@@ -284,7 +291,8 @@ def choose(
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
     encoded = []
     for number, (text, those) in enumerate(zip(texts, choices, strict=True)):
-        if not those:
+        _named(number, text, partial(_require_texts, "choice", those))
+        if not len(those):
             raise TextError(number, text, "has no choices")
         for choice in those:
             build = partial(_build, tokenizer, text, choice, longest, truncate, strategy="only_first")
@@ -371,6 +379,7 @@ def _runner(
     The model may have more parameters than the network: a pooler or a head that is not asked. Matrices are turned into
     `dtype` here, once.
     """
+    require_dtype(dtype, "float32", "bfloat16")
     wanted = jax.eval_shape(lambda: networks.initialize(model.config, jax.random.key(0), network))
     flat = traverse_util.flatten_dict(model.params)
     chosen = {path: flat[path] for path in traverse_util.flatten_dict(wanted)}
@@ -444,12 +453,27 @@ def _require(model: PretrainedModel, texts: Sequence[str], *classes: type[Pretra
         )
     if classes:
         model.require_trained_head()
+    else:
+        model.require_trained_encoder()
+    _require_texts("text", texts)
+
+
+def _require_texts(name: str, texts: Sequence[str]) -> None:
+    """Raises `UserError` for a lone text, what can be gone through only once or in no order, and entries of other
+    types."""
     if isinstance(texts, str):
         raise UserError(f"one str ({_start(texts)!r}), expected several; put it into a list")
+    if not isinstance(texts, Sequence | np.ndarray):
+        raise UserError(f"{name}s are given as {type(texts).__name__}, expected a list of str")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{name} {number + 1} is {text!r:.100}, expected str")
 
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"{name} = {value!r}: must be a whole number")
         if value < 1:
             raise UserError(f"{name} = {value}: must be at least 1")
 
@@ -503,6 +527,8 @@ def _encode_texts(
     model: PretrainedModel, texts: Sequence[str], pairs: Sequence[str] | None, truncate: bool
 ) -> list[tuple[Sequence[int], Sequence[int]]]:
     tokenizer, longest = _tokenizer(model), model.config.max_position_embeddings
+    if pairs is not None:
+        _require_texts("second text", pairs)
     if pairs is not None and len(pairs) != len(texts):
         raise UserError(f"{len(texts)} texts but {len(pairs)} second texts; give each text its own")
     encoded = []
@@ -611,7 +637,10 @@ def _windows(
     pieces, offsets = tokenizer.encode_with_offsets(context)
     room = longest - len(asked) - 3
     if room < min(stride, 16):
-        raise UserError(f"the question is {len(asked)} pieces, which leaves no room for its context in {longest}")
+        raise UserError(
+            f"the question is {len(asked)} pieces, which leaves no room for its context in {longest} (max_length, or "
+            "the model's positions); shorten it"
+        )
     head = [tokenizer.cls_id, *asked, tokenizer.sep_id]
     windows = []
     for start in range(0, max(1, len(pieces)), min(stride, room)):

@@ -9,7 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -24,10 +25,10 @@ from albert_jax import model as networks
 from albert_jax.checkpoint import read_params
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError, disk_errors_explained
-from albert_jax.interop import google, huggingface
+from albert_jax.interop import google, huggingface, stablehlo
 from albert_jax.interop.hub import download
 from albert_jax.interop.model_card import model_card
-from albert_jax.interop.saved_model import SavedModel
+from albert_jax.interop.saved_model import SavedModel, require_possible_depth
 from albert_jax.interop.tokenizer_json import load_tokenizer, save_tokenizer
 from albert_jax.model import Params, apply, initialize
 from albert_jax.run_directory import MODEL_FILE, TOKENIZER_FOLDER
@@ -35,6 +36,14 @@ from albert_jax.tokenizer import AlbertTokenizer
 
 CHECKPOINTS = "checkpoints"
 GOOGLE_CONFIG, GOOGLE_VOCABULARY = "albert_config.json", "30k-clean.model"
+GOOGLE_FILES = {
+    GOOGLE_CONFIG,
+    GOOGLE_VOCABULARY,
+    "checkpoint",
+    f"{google.CHECKPOINT}.index",
+    f"{google.CHECKPOINT}.data-00000-of-00001",
+}
+"""What `save_google` may replace in a folder that exists."""
 CARD = "README.md"
 EXPORT_FILES = {
     huggingface.CONFIG_FILE,
@@ -48,7 +57,7 @@ EXPORT_FILES = {
 """What `save_pretrained` may replace in a folder that exists."""
 
 
-@dataclass
+@dataclass(repr=False)
 class LoadReport:
     """What became of a source: `print(model.report)`."""
 
@@ -62,11 +71,13 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.model} from {self.source}: {len(self.loaded)} parameters loaded"]
+        lines = [f"{self.model} from {self.source}: {len(self.loaded)} arrays loaded"]
         for what, names in (("newly initialized", self.initialized), ("left over", self.left_over)):
             if names:
                 lines.append(f"  {what} ({len(names)}): {_shortened(names)}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,24 @@ class PretrainedModel:
         self.labels = labels if self.label_head else ()
         self.problem_type = problem_type
         self.report = report
+        new = set(report.initialized) if report else set()
+        self._untrained = {path: leaf for path, leaf in self._flat().items() if path in new}
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in self._flat().values())
+        return (
+            f"{type(self).__name__}({self.config.num_hidden_layers} layers, hidden size {self.config.hidden_size}, "
+            f"vocabulary {self.config.vocab_size:,}, {count:,} parameters)"
+        )
+
+    def _flat(self) -> dict[str, jax.Array]:
+        return traverse_util.flatten_dict(self.params, sep="/")
+
+    @property
+    def untrained(self) -> list[str]:
+        """Paths of the parameters that are still as they were drawn, here or before the source was saved."""
+        flat = self._flat()
+        return sorted(path for path, leaf in self._untrained.items() if flat.get(path) is leaf)
 
     @classmethod
     def from_config(
@@ -134,11 +163,12 @@ class PretrainedModel:
         config: AlbertConfig,
         tokenizer: AlbertTokenizer | None = None,
         *,
-        labels: tuple[str, ...] = ("LABEL_0", "LABEL_1"),
+        labels: tuple[str, ...] | int = 2,
         seed: int = 0,
     ) -> Self:
-        """A model with fresh parameters."""
-        return cls(config, initialize(config, _key(seed), cls.network, **cls._sizes(labels)), tokenizer, labels=labels)
+        """A model with fresh parameters; `labels` are the names or the number of a classifier's labels."""
+        names = _given_labels(labels)
+        return cls(config, initialize(config, _key(seed), cls.network, **cls._sizes(names)), tokenizer, labels=names)
 
     @classmethod
     def from_pretrained(
@@ -169,11 +199,11 @@ class PretrainedModel:
 
         Raises `UserError` if the source cannot be read, nothing in it fits this model, or a shape does not fit.
         """
+        given = _given_labels(labels)
         saved, tokenizer = read_source(source, revision=revision, checkpoint=checkpoint)
-        if isinstance(labels, int):
-            labels = tuple(f"LABEL_{number}" for number in range(labels))
-        names = tuple(labels or ()) or saved.labels or _label_names(saved, cls.label_head)
+        names = given or saved.labels or _label_names(saved, cls.label_head)
         config = _overridden(saved.config, overrides)
+        require_possible_depth(config, saved.source)
         report = LoadReport(saved.source, cls.__name__, notes=list(saved.notes))
         params = cls._fitted(config, saved, names, report, ignore_mismatched_sizes, seed)
         if tokenizer is None:
@@ -190,22 +220,32 @@ class PretrainedModel:
     def __call__(
         self,
         input_ids: Any,
+        *,
         token_type_ids: Any = None,
         attention_mask: Any = None,
-        *,
         dtype: Literal["float32", "bfloat16"] = "float32",
         hidden_states: bool = False,
     ) -> ModelOutput:
-        """Evaluates the model on int arrays [B, L] ([B, choices, L] for multiple choice), compiled once for each shape.
-        Segments are 0 and nothing is padding unless given; other entries of a tokenizer's batch are not for it."""
+        """Evaluates the model on int arrays [B, L] ([B, choices, L] for multiple choice), compiled once for each shape:
+        `model(**model.tokenizer(texts))`. Segments are 0 and nothing is padding unless given."""
+        require_dtype(dtype, "float32", "bfloat16")
+        self._check_inputs(input_ids, token_type_ids, attention_mask)
         input_ids = jnp.asarray(input_ids, jnp.int32)
-        self._check_inputs(input_ids, token_type_ids)
         types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask) > 0
         run = compiled(self.network, self.config, dtype=dtype, every_block=hidden_states)
         return ModelOutput(**self.outputs(run(self.params, input_ids, types, mask)))
 
-    def _check_inputs(self, input_ids: Any, token_type_ids: Any) -> None:
+    def _check_inputs(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> None:
+        input_ids = np.asarray(input_ids)
+        if input_ids.ndim != len(self.input_axes) or not np.issubdtype(input_ids.dtype, np.integer):
+            raise UserError(
+                f"input_ids: {input_ids.dtype} of shape {input_ids.shape}, expected whole numbers "
+                f"[{', '.join(self.input_axes)}]; model(**model.tokenizer(texts)) makes them"
+            )
+        for name, values in (("token_type_ids", token_type_ids), ("attention_mask", attention_mask)):
+            if values is not None and np.shape(values) != input_ids.shape:
+                raise UserError(f"{name}: of shape {np.shape(values)}, but input_ids of {input_ids.shape}")
         if input_ids.shape[-1] > self.config.max_position_embeddings:
             raise UserError(
                 f"input_ids of length {input_ids.shape[-1]}: the model has only "
@@ -244,13 +284,16 @@ class PretrainedModel:
         Weights are float32 unless told otherwise; transformers 5 computes in the type that it finds. The folder may
         exist if it holds nothing but such files, which are replaced. Raises `UserError` if it cannot be written.
         """
-        flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, self.params), sep="/")
+        require_dtype(dtype, "float32", "bfloat16", "float16")
+        flat = {path: np.asarray(leaf) for path, leaf in self._flat().items()}
         tensors = huggingface.to_huggingface(self.config, flat, bare=self.network is networks.AlbertWithoutHead)
         special_ids = (0, 2, 3)
         if self.tokenizer is not None:
             special_ids = (self.tokenizer.pad_id, self.tokenizer.cls_id, self.tokenizer.sep_id)
         name = type(self).__name__
         values = huggingface.config_values(self.config, name, self.labels, self.problem_type, special_ids)
+        if self.untrained:
+            values[huggingface.UNTRAINED_KEY] = self.untrained
         with whole_folder(Path(folder), EXPORT_FILES) as temporary:
             huggingface.write_weights(temporary / huggingface.SAFETENSORS, tensors, dtype)
             huggingface.write_config(
@@ -263,10 +306,12 @@ class PretrainedModel:
 
     def save_google(self, folder: str | Path) -> None:
         """Writes a TensorFlow checkpoint with the variables of Google's code, beside albert_config.json and the
-        vocabulary. Needs the extra `tf`. Raises `UserError` for a network that Google's code does not have."""
-        google.write_checkpoint(Path(folder), self.config, self.params)
-        if self.tokenizer is not None:
-            (Path(folder) / GOOGLE_VOCABULARY).write_bytes(self.tokenizer.model_bytes)
+        vocabulary. Needs the extra `tf`. The folder may exist if it holds nothing but such files, which are replaced.
+        Raises `UserError` for a network that Google's code does not have, or if the folder cannot be written."""
+        with whole_folder(folder, GOOGLE_FILES) as temporary:
+            google.write_checkpoint(temporary, self.config, self.params)
+            if self.tokenizer is not None:
+                (temporary / GOOGLE_VOCABULARY).write_bytes(self.tokenizer.model_bytes)
 
     @classmethod
     def _sizes(cls, labels: tuple[str, ...]) -> dict[str, int]:
@@ -293,25 +338,41 @@ class PretrainedModel:
                 report.notes.append(f"{path} of shape {found.pop(path).shape} does not fit {wanted[path].shape}")
         if not any(path.startswith("albert/encoder/") for path in found):
             raise UserError(f"{saved.source}: holds no parameters of an ALBERT encoder; it is not a model")
+        for path, value in found.items():
+            if not np.isfinite(value).all():
+                raise UserError(
+                    f"{saved.source}: {path} has values that are no numbers or infinite; the training diverged or the "
+                    "file is damaged, so give another checkpoint"
+                )
         report.loaded = sorted(found)
         report.initialized = sorted(wanted.keys() - found.keys())
+        fresh_before = [path for path in found if path in saved.untrained]
         report.left_over = sorted(saved.parameters.keys() - wanted.keys()) + saved.left_over
         if report.initialized:
             random = traverse_util.flatten_dict(jax.jit(fresh)(_key(seed)), sep="/")
             found |= {path: random[path] for path in report.initialized}
+        if fresh_before:
+            report.notes.append(f"saved before it was trained: {_shortened(sorted(fresh_before))}")
+            report.initialized = sorted([*report.initialized, *fresh_before])
         return traverse_util.unflatten_dict(found, sep="/")
 
+    def require_trained_encoder(self) -> None:
+        """Raises `UserError` if a part of the encoder was newly initialised: whatever it says would be random."""
+        self._require_loaded(("albert/embeddings/", "albert/encoder/"), "a part of it is lost, so give a whole model")
+
     def require_trained_head(self) -> None:
-        """Raises `UserError` if the head was newly initialised: its answers would be random."""
-        new = (
-            [path for path in self.report.initialized if self.head and path.startswith(self.head)]
-            if self.report
-            else []
-        )
+        """The same for the head, and the pooler if it is below that."""
+        self.require_trained_encoder()
+        if self.head:
+            parts = (self.head, "albert/pooler/") if self.head == "classifier/" else (self.head,)
+            self._require_loaded(parts, "fine-tune it first, or give a model that was")
+
+    def _require_loaded(self, parts: tuple[str, ...], advice: str) -> None:
+        new = [path for path in self.untrained if path.startswith(parts)]
         if new:
             raise UserError(
-                f"{self.report.source}: has no {new[0]} and the like, so {type(self).__name__} would answer at random; "
-                "fine-tune it first, or give a model that was"
+                f"{self.report.source}: has no trained {new[0]}, and {type(self).__name__} would answer at random; "
+                f"{advice}"
             )
 
 
@@ -409,6 +470,13 @@ def read_source(
 ) -> tuple[SavedModel, AlbertTokenizer | None]:
     """Reads a source of any kind (see `from_pretrained`), and the tokenizer beside it if there is one."""
     kind, path = find_source(source, revision)
+    with _permission_explained(path):
+        return _read_source(kind, path, source, checkpoint)
+
+
+def _read_source(
+    kind: str, path: Path, source: str | Path, checkpoint: int | None
+) -> tuple[SavedModel, AlbertTokenizer | None]:
     if kind == "run":
         saved = _read_run(path, checkpoint)
         return saved, load_tokenizer(path / TOKENIZER_FOLDER) if (path / TOKENIZER_FOLDER).is_dir() else None
@@ -431,8 +499,13 @@ def find_source(
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{source}: no path that can be looked at ({error})") from error
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{source!s:.200}: no path that can be looked at ({error!s:.200})") from error
+    with _permission_explained(path):
+        return _kind_of(path, str(source), revision)
+
+
+def _kind_of(path: Path, source: str, revision: str | None) -> tuple[Literal["run", "folder", "hub", "google"], Path]:
     if path.is_dir():
         if (path / MODEL_FILE).exists() and (path / CHECKPOINTS).is_dir():
             return "run", path
@@ -442,6 +515,8 @@ def find_source(
             return "folder", path
         if any(path.glob("*.index")):
             return "google", path
+        if (path / stablehlo.SIGNATURE).exists():
+            raise UserError(f"{path}: is a StableHLO program for serving, not a model; see docs/models.md, Serve")
         raise UserError(
             f"{path}: is neither the folder of a run ({MODEL_FILE} and {CHECKPOINTS}/) nor one of weights "
             f"({', '.join(huggingface.WEIGHT_FILES)}) nor of a TensorFlow checkpoint (*.index)"
@@ -452,11 +527,11 @@ def find_source(
         return "google", path
     if path.exists():
         raise UserError(f"{path}: is a file of no kind that a model is read from; give its folder")
-    return "hub", download(str(source), revision)
+    return "hub", download(source, revision)
 
 
 def _read_run(path: Path, checkpoint: int | None) -> SavedModel:
-    config = AlbertConfig.from_json_file(path / MODEL_FILE)
+    config = _read_config(path / MODEL_FILE)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: initialize(config, _key(0)))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
@@ -474,7 +549,11 @@ def _read_google(path: Path) -> SavedModel:
     config_file = prefix.parent / GOOGLE_CONFIG
     if not config_file.exists():
         raise UserError(f"{config_file}: no such file; put the model's {GOOGLE_CONFIG} beside its checkpoint")
-    found = google.parameters_from_google(AlbertConfig.from_json_file(config_file), google.read_checkpoint(path))
+    config, variables = _read_config(config_file), google.read_checkpoint(path)
+    try:
+        found = google.parameters_from_google(config, variables)
+    except UserError as error:
+        raise UserError(f"{prefix}: {error}") from error
     return SavedModel(
         source=str(prefix),
         config=found.config,
@@ -482,6 +561,19 @@ def _read_google(path: Path) -> SavedModel:
         left_over=found.left_over,
         notes=found.notes,
     )
+
+
+def _read_config(path: Path) -> AlbertConfig:
+    """Our model.json or Google's albert_config.json."""
+    huggingface.read_json(path)  # a file of JSON at all; what is in it is checked below
+    try:
+        config = AlbertConfig.from_json_file(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except OverflowError as error:
+        raise UserError(f"{path}: holds a number beyond all bounds ({error}); restore the file") from error
+    require_possible_depth(config, str(path))
+    return config
 
 
 def _tokenizer_beside(folder: Path, saved: SavedModel) -> AlbertTokenizer | None:
@@ -503,25 +595,39 @@ class whole_folder:
     `folder` may exist if it holds nothing but files named in `replaceable`, which go; otherwise `UserError`.
     """
 
-    def __init__(self, folder: Path, replaceable: set[str]):
-        self.folder = folder
+    def __init__(self, folder: str | Path, replaceable: set[str]):
+        self.folder = folder = Path(folder)
         self.replaceable = set(replaceable)
-        if folder.exists() and not folder.is_dir():
+        try:
+            there = os.path.lexists(folder)
+            # Beside the folder, or in it where it is a file system of its own: files can be moved within one only.
+            real = Path(os.path.realpath(folder))
+            self.place = real if real.is_mount() else real.parent
+            self.prefix = f".{real.name}."
+            others = sorted(p.name for p in folder.iterdir() if not self._is_replaceable(p)) if folder.is_dir() else []
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder!s:.200}: cannot be written ({error!s:.200}); give another folder") from error
+        if there and not folder.is_dir():
             raise UserError(f"{folder}: exists and is not a folder; give another")
-        others = sorted(p.name for p in folder.iterdir() if p.name not in replaceable) if folder.exists() else []
         if others:
             raise UserError(
                 f"{folder}: exists and holds other things ({_shortened(others)}); nothing was written, give a new "
                 "folder"
             )
 
+    def _is_replaceable(self, file: Path) -> bool:
+        left_behind = file.name.startswith(self.prefix)  # by one who was killed
+        return left_behind or (file.name in self.replaceable and not (file.is_dir() and not file.is_symlink()))
+
     def __enter__(self) -> Path:
         try:
             with disk_errors_explained(self.folder, "give another folder"):
-                self.folder.parent.mkdir(parents=True, exist_ok=True)
-                self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+                self.place.mkdir(parents=True, exist_ok=True)
+                self.temporary = Path(tempfile.mkdtemp(prefix=self.prefix, dir=self.place))
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{self.folder}: {error.filename} is a file; give another folder") from error
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror}); give another folder") from error
         return self.temporary
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -542,6 +648,30 @@ class whole_folder:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
 
+@contextmanager
+def _permission_explained(path: Path) -> Iterator[None]:
+    """Turns a file or folder that the system does not let us read into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
+def _given_labels(labels: tuple[str, ...] | int | None) -> tuple[str, ...]:
+    """The names of `labels`, which may be a number; () for those of the source."""
+    if isinstance(labels, int) and 1 <= labels <= huggingface.MAX_LABELS:
+        return tuple(f"LABEL_{number}" for number in range(labels))
+    if labels is None:
+        return ()
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"labels = {labels!r:.100}: must be names in a tuple, or their number, 1 to 100,000")
+    if len(set(labels)) < len(labels):
+        raise UserError(f"labels = {labels!r:.100}: two have the same name")
+    if huggingface.SURROGATES.search("".join(labels)):
+        raise UserError(f"labels = {labels!r:.100}: expected text that UTF-8 can hold")
+    return tuple(labels)
+
+
 def _key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
@@ -550,8 +680,15 @@ def _overridden(config: AlbertConfig, overrides: Mapping[str, Any]) -> AlbertCon
     known = {f.name for f in dataclasses.fields(AlbertConfig)}
     unknown = sorted(overrides.keys() - known)
     if unknown:
-        raise UserError(f"{', '.join(unknown)}: no such field of the model; there are {', '.join(sorted(known))}")
+        hint = "; the number of labels is labels=" if "num_labels" in unknown else ""
+        raise UserError(f"{', '.join(unknown)}: no such field of the model{hint}; there are {', '.join(sorted(known))}")
     return dataclasses.replace(config, **overrides)
+
+
+def require_dtype(dtype: Any, *allowed: str) -> None:
+    """Raises `UserError` for a type of numbers that is not among the allowed."""
+    if dtype not in allowed:
+        raise UserError(f"dtype = {dtype!r}: must be {' or '.join(allowed)}")
 
 
 def _label_names(saved: SavedModel, head: str | None) -> tuple[str, ...]:

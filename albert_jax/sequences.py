@@ -47,6 +47,13 @@ class EncodedBatch:
     offsets: np.ndarray | None
     """int32 [batch, n, 2], zeros on padding"""
 
+    def keys(self) -> tuple[str, ...]:
+        """What a model reads, so that `model(**batch)` works."""
+        return "input_ids", "token_type_ids", "attention_mask"
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return getattr(self, name)
+
 
 def join(
     sides: Sequence[tuple[list[int], np.ndarray | None]],

@@ -118,11 +118,21 @@ class AlbertTokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> "AlbertTokenizer":
-        """Reads what `save` wrote, or any folder with one SentencePiece model, like Google's with 30k-clean.model.
+        """Reads what `save` wrote, any folder with one SentencePiece model, like Google's with 30k-clean.model, or a
+        run's.
 
         What tokenizer_config.json leaves open is ALBERT's default: lower-casing, without accents.
         """
         directory = Path(directory)
+        if directory.is_file():
+            return cls.from_file(directory, **read_settings(directory.parent))
+        if not directory.exists():
+            raise UserError(
+                f"{directory}: no such folder; the tokenizer of a model on the hub is "
+                "AlbertModel.from_pretrained(NAME).tokenizer"
+            )
+        if (directory / "tokenizer").is_dir():
+            directory = directory / "tokenizer"
         return cls.from_file(find_model(directory) or directory / MODEL_FILE, **read_settings(directory))
 
     def save(self, directory: str | Path, *, model_max_length: int = 512) -> None:

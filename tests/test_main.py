@@ -136,8 +136,24 @@ def test_texts_come_from_arguments_files_and_standard_input_alike(models, tmp_pa
     assert piped == named
 
 
-def test_no_input_gives_no_output(models):
-    assert results("fill-mask", models / "pretrained", stdin="") == []
+def test_no_input_gives_no_output_and_a_word_about_it(models):
+    done = run("fill-mask", models / "pretrained", stdin="")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "note: there are no texts in the input\n")
+
+
+def test_a_text_behind_targets_is_told_from_a_target(models):
+    done = run("fill-mask", models / "pretrained", "--targets", "water", "the [MASK]")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "texts go before --targets" in done.stderr
+
+
+def test_a_compressed_file_is_told_from_another_encoding(models, tmp_path):
+    import lzma
+
+    (tmp_path / "texts.xz").write_bytes(lzma.compress(b"the [MASK]\n"))
+    done = run("fill-mask", models / "pretrained", "--file", tmp_path / "texts.xz")
+    assert done.returncode == 2
+    assert "texts.xz: is compressed" in done.stderr
 
 
 # ---- what each command gives

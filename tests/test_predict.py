@@ -18,6 +18,9 @@ LONGEST = 192
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
+INPUTS = "input_ids", "token_type_ids", "attention_mask"
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> AlbertTokenizer:
     from data.train_vocab import train_vocab
@@ -99,7 +102,7 @@ def plain(model, text: str, pair: str | None = None):
     """The model's own output for one text, not packed. Padded to one length, so that it is compiled once."""
     longest = model.config.max_position_embeddings
     batch = model.tokenizer([text], None if pair is None else [pair], padding="max_length", max_length=longest)
-    return model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    return model(**batch)
 
 
 def by_label(labels) -> dict[str, float]:
@@ -376,7 +379,7 @@ def spans_by_hand(reader, question: str, context: str, max_length: int, stride: 
         ids = [*head, *part, tokenizer.sep_id]
         types = [0] * len(head) + [1] * (len(part) + 1)
         inputs = (np.pad(x, (0, LONGEST - len(ids)))[None] for x in (ids, types, [1] * len(ids)))
-        output = reader(*inputs)
+        output = reader(**dict(zip(INPUTS, inputs, strict=True)))
         starts, ends = np.asarray(output.start_logits[0]), np.asarray(output.end_logits[0])
         nulls.append(starts[0] + ends[0])
         for one in range(len(part)):
@@ -479,7 +482,7 @@ def test_choices_have_the_probabilities_of_the_models_own_logits(chooser, tokeni
     for text, those, ranked in zip(texts, choices, predict.choose(chooser, texts, choices), strict=True):
         batch = tokenizer([text] * len(those), those)
         inputs = (x[None] for x in (batch.input_ids, batch.token_type_ids, batch.attention_mask))
-        expected = softmax(chooser(*inputs).logits[0])
+        expected = softmax(chooser(**dict(zip(INPUTS, inputs, strict=True))).logits[0])
         assert [choice.score for choice in ranked] == sorted((choice.score for choice in ranked), reverse=True)
         for choice in ranked:
             assert choice.text == those[choice.index]
@@ -492,7 +495,7 @@ def test_truncation_shortens_the_text_and_never_the_choice(make):
     (ranked,) = predict.choose(chooser, [text], [choices], truncate=True)
     batch = chooser.tokenizer([text] * 2, choices, truncation="only_first", max_length=24)
     inputs = (x[None] for x in (batch.input_ids, batch.token_type_ids, batch.attention_mask))
-    expected = softmax(chooser(*inputs).logits[0])
+    expected = softmax(chooser(**dict(zip(INPUTS, inputs, strict=True))).logits[0])
     assert {choice.index: choice.score for choice in ranked} == pytest.approx(dict(enumerate(expected)), abs=1e-5)
 
 
@@ -552,8 +555,9 @@ def test_a_model_of_another_class_is_refused(make, use):
 def test_a_head_that_was_never_trained_is_refused(make, use):
     name, run = USES[use]
     model = make(name)
-    model.report = LoadReport("here", name, initialized=[f"{model.head}kernel"])
-    with pytest.raises(UserError, match=r"here: has no .* so .* would answer at random"):
+    report = LoadReport("here", name, initialized=[f"{model.head}kernel", f"{model.head}bias"])
+    model = type(model)(model.config, model.params, model.tokenizer, labels=model.labels, report=report)
+    with pytest.raises(UserError, match=r"here: has no trained .* would answer at random"):
         run(model, ["the [MASK]"])
 
 

@@ -218,7 +218,7 @@ def test_a_checkpoint_under_way_is_neither_read_nor_touched(run):
 def test_a_run_of_another_model_json_is_refused(run):
     values = json.loads((run / "model.json").read_text())
     (run / "model.json").write_text(json.dumps(values | {"hidden_size": 32}))
-    with pytest.raises(UserError, match="damaged or not ours"):
+    with pytest.raises(UserError, match=r"damaged or not ours|of shape \(16,\)"):
         load(AlbertModel, run)
 
 
@@ -279,7 +279,7 @@ def test_the_report_says_what_happened(saved, capsys):
 
 def test_a_new_head_is_not_to_be_used_untrained(saved):
     model = load(AlbertForQuestionAnswering, saved)
-    with pytest.raises(UserError, match="has no qa_outputs/bias and the like, so AlbertForQuestionAnswering would"):
+    with pytest.raises(UserError, match="has no trained qa_outputs/bias, and AlbertForQuestionAnswering would"):
         model.require_trained_head()
 
 
@@ -292,7 +292,7 @@ def test_a_head_of_a_bare_model_is_new(tmp_path):
     randomized(AlbertModel).save_pretrained(tmp_path / "bare")
     model = load(AlbertForPreTraining, tmp_path / "bare")
     assert model.report.initialized == sorted(PREDICTIONS + SOP)
-    with pytest.raises(UserError, match="has no predictions/bias"):
+    with pytest.raises(UserError, match="has no trained predictions/bias"):
         model.require_trained_head()
 
 
@@ -610,13 +610,13 @@ def test_an_id_outside_the_vocabulary_is_named(model, wrong):
 @pytest.mark.parametrize("wrong", [2, -1])
 def test_a_segment_that_the_model_lacks_is_named(model, wrong):
     with pytest.raises(UserError, match=rf"token_type_ids: {wrong} is outside the segment types"):
-        model([[2, 7, 3]], [[0, wrong, 0]])
+        model([[2, 7, 3]], token_type_ids=[[0, wrong, 0]])
 
 
 def test_segments_are_0_and_nothing_is_padding_unless_given(model):
-    given = model(IDS, np.zeros_like(IDS), np.ones_like(IDS))
+    given = model(IDS, token_type_ids=np.zeros_like(IDS), attention_mask=np.ones_like(IDS))
     assert_same_outputs(model(IDS), given)
-    other = model(IDS, np.ones_like(IDS))
+    other = model(IDS, token_type_ids=np.ones_like(IDS))
     assert not np.allclose(other.sop_logits, given.sop_logits, atol=1e-3)
 
 
@@ -659,7 +659,35 @@ def test_hidden_states_are_one_before_and_one_after_every_block(inner, count):
 def test_a_tokenizers_batch_is_what_a_model_takes(saved):
     model = load(AlbertForSequenceClassification, saved)
     batch = model.tokenizer(["ab de", "gik"], ["one", "two three"])
-    assert model(batch.input_ids, batch.token_type_ids, batch.attention_mask).logits.shape == (2, 2)
+    assert model(**batch).logits.shape == (2, 2)
+
+
+def test_inputs_of_another_shape_or_type_are_refused(model):
+    for wrong in (IDS[0], IDS + 0.5, "text"):
+        with pytest.raises(UserError, match=r"input_ids: .* expected whole numbers"):
+            model(wrong)
+    with pytest.raises(UserError, match="attention_mask: of shape"):
+        model(IDS, attention_mask=np.ones(3))
+    with pytest.raises(UserError, match="dtype = 'int8'"):
+        model(IDS, dtype="int8")
+
+
+def test_a_head_that_was_saved_untrained_stays_so(saved, tmp_path):
+    model = load(AlbertForSequenceClassification, saved, labels=("bad", "good"))
+    model.save_pretrained(tmp_path / "untrained")
+    again = load(AlbertForSequenceClassification, tmp_path / "untrained")
+    with pytest.raises(UserError, match="has no trained classifier/bias"):
+        again.require_trained_head()
+    again.params = jax.tree.map(lambda leaf: leaf + 0.01, again.params)
+    again.require_trained_head()
+    again.save_pretrained(tmp_path / "trained")
+    load(AlbertForSequenceClassification, tmp_path / "trained").require_trained_head()
+
+
+def test_an_unknown_type_of_numbers_writes_nothing(model, tmp_path):
+    with pytest.raises(UserError, match="dtype = 'int8'"):
+        model.save_pretrained(tmp_path / "new", dtype="int8")
+    assert not (tmp_path / "new").exists()
 
 
 # ---- kinds of sources

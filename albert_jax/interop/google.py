@@ -401,7 +401,7 @@ def _prefix_in_folder(folder: Path) -> Path:
         if named is None:
             raise UserError(f"{state}: names no checkpoint; give the path of an .index file")
         escaped = re.compile(rb"\\([0-7]{3}|.)")
-        name = escaped.sub(lambda m: bytes([int(m[1], 8)]) if len(m[1]) == 3 else m[1], named[1])
+        name = escaped.sub(lambda m: bytes([int(m[1], 8) & 255]) if len(m[1]) == 3 else m[1], named[1])
         latest = Path(name.decode(errors="replace"))
         # An absolute path is of where it was written, and the folder may have been moved or copied since.
         places = [folder / latest.name, latest] if latest.is_absolute() else [folder / latest]
@@ -446,7 +446,8 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
 def _shards(prefix: Path) -> str:
     """The data files, for messages. Raises `UserError` if one is missing."""
     pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
-    found = {file.name: match[1] for file in prefix.parent.iterdir() if (match := pattern.fullmatch(file.name))}
+    matches = {file.name: pattern.fullmatch(file.name) for file in prefix.parent.iterdir() if file.is_file()}
+    found = {name: match[1] for name, match in matches.items() if match}
     absent = []
     for count in sorted(set(found.values())) or ["00001"]:
         names = [f"{prefix.name}.data-{shard:05d}-of-{count}" for shard in range(int(count))]
@@ -505,7 +506,8 @@ def _tensorflow() -> Any:
             import tensorflow
     except ImportError as error:
         raise UserError(
-            f'TensorFlow checkpoints are read and written by TensorFlow ({error}): pip install "albert-jax[tf]"'
+            f"TensorFlow checkpoints are read and written by TensorFlow ({error}): in the repository, "
+            'pip install -e ".[tf]"'
         ) from error
     try:
         # It would take the accelerator's memory from JAX.

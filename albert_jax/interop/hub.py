@@ -33,18 +33,19 @@ def download(name: str, revision: str | None = None) -> Path:
             )
             if any(file for pattern in weights for file in folder.glob(pattern)):
                 return folder
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{where}: the model has no such revision on the Hugging Face hub") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{where}: the model has no such revision on the Hugging Face hub") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise UserError(
             f"{name}: no such file or folder here, and no such model on the Hugging Face hub (a private one needs "
             "`hf auth login`)"
-        ) from error
+        ) from None
     except Exception as error:
-        # Offline: no connection, or HF_HUB_OFFLINE; whatever the library and its HTTP client call it.
+        # Offline: no connection, or HF_HUB_OFFLINE; whatever the library and its HTTP client call it. Their chained
+        # tracebacks would hide what to do.
         raise UserError(
             f"{where}: no such file or folder here, and the Hugging Face hub could not be reached "
             f"({type(error).__name__}). Where there is a connection, `hf download {name} --local-dir FOLDER` fetches "
             "it; copy FOLDER here and give its path"
-        ) from error
+        ) from None
     raise UserError(f"{where}: the model on the hub has no weights in a format that is read here")

@@ -6,7 +6,10 @@ from the `flax_model.msgpack` of the classes that transformers 5 removed. No fil
 
 import dataclasses
 import json
+import math
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import numpy as np
 
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
-from albert_jax.interop.saved_model import SavedModel
+from albert_jax.interop.files import require_file
+from albert_jax.interop.saved_model import SavedModel, require_possible_depth
 
 CONFIG_FILE = "config.json"
 SAFETENSORS, TORCH, FLAX = "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"
@@ -52,9 +56,18 @@ TENSOR_NAMES = {
 PROJECTION = "albert/encoder/embedding_hidden_mapping_in"
 DECODER_WEIGHT, DECODER_BIAS = "predictions.decoder.weight", "predictions.decoder.bias"
 BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+"""Types of parameters. Whole numbers would be quantized ones, which mean nothing without their scales."""
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+MAX_CONFIG_BYTES = 2**26
+MAX_LABELS = 100_000
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 WRITER_KEY = "written_by"
 """A configuration with this key is ours and means what it says, even with the sizes of a published network."""
+
+UNTRAINED_KEY = "untrained"
+"""Our field for paths of parameters that were drawn at random and saved before they were trained."""
 
 # What a field that config.json leaves out is to transformers (configuration_albert.py).
 FIELD_DEFAULTS = dict(
@@ -122,15 +135,23 @@ def read_config(path: Path) -> tuple[AlbertConfig, dict[str, Any]]:
         config = AlbertConfig(**fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    require_possible_depth(config, str(path))
     _check_layer_groups(config, str(path))
     if WRITER_KEY not in values:
         config = _corrected(config, notes)
     architectures = values.get("architectures")
     named = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    untrained = values.get(UNTRAINED_KEY) or []
+    if not isinstance(untrained, list):
+        raise UserError(f"{path}: {UNTRAINED_KEY} is {untrained!r}, expected a list of paths; take it out")
+    problem = values.get("problem_type")
+    if problem is not None and problem not in PROBLEM_TYPES:
+        raise UserError(f"{path}: problem_type is {problem!r}, expected null or one of {', '.join(PROBLEM_TYPES)}")
     return config, dict(
         architecture=named[0] if named else None,
         labels=_labels(path, values),
-        problem_type=values.get("problem_type"),
+        problem_type=problem,
+        untrained=tuple(map(str, untrained)),
         notes=notes,
     )
 
@@ -198,7 +219,9 @@ def _corrected(config: AlbertConfig, notes: list[str]) -> AlbertConfig:
 
 def _of_type_of(default: Any, value: Any) -> Any:
     """A dropout of 0 is written without a point in the published files and by transformers 4."""
-    return float(value) if isinstance(default, float) and type(value) is int and abs(value) < 2**53 else value
+    if not isinstance(default, float) or type(value) is not int:
+        return value
+    return float(value) if abs(value) < 2**53 else math.inf
 
 
 def _labels(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -206,11 +229,14 @@ def _labels(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
     names = values.get("id2label")
     if names is None:
         count = values.get("num_labels", 2)
-        if not isinstance(count, int) or not 1 <= count <= 100_000:
-            raise UserError(f"{path}: num_labels is {count!r}, expected a whole number of at least 1")
+        if not isinstance(count, int) or not 1 <= count <= MAX_LABELS:
+            raise UserError(f"{path}: num_labels is {count!r}, expected a whole number, 1 to {MAX_LABELS:,}")
         return tuple(f"LABEL_{number}" for number in range(count))
     if not isinstance(names, dict) or not names or {str(n) for n in range(len(names))} != set(names):
         raise UserError(f"{path}: id2label must name the labels '0', '1', ... without a gap")
+    for number, label in names.items():
+        if not isinstance(label, str | int | float) or SURROGATES.search(str(label)):
+            raise UserError(f"{path}: id2label names {number} {label!r:.50}, expected text that UTF-8 can hold")
     return tuple(str(names[str(number)]) for number in range(len(names)))
 
 
@@ -221,12 +247,9 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `UserError` naming the file."""
+    require_file(path, MAX_CONFIG_BYTES)
     try:
-        if path.stat().st_size > 2**26:
-            raise UserError(f"{path}: larger than 64 MB, which no configuration is")
         values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); restore it from where it came") from error
     if not isinstance(values, dict):
@@ -246,7 +269,12 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
             if name.endswith(INDEX):
                 tensors: dict[str, np.ndarray] = {}
                 for shard in _shards(path):
-                    tensors |= _read_file(shard)
+                    more = _read_file(shard)
+                    if twice := sorted(tensors.keys() & more.keys()):
+                        raise UserError(
+                            f"{shard}: holds {twice[0]}, which another shard holds too; remove the wrong one"
+                        )
+                    tensors |= more
                 return path, tensors
             return path, _read_file(path)
     raise UserError(f"{folder}: has no weights; expected one of {', '.join(WEIGHT_FILES)}")
@@ -260,11 +288,14 @@ def _shards(index: Path) -> list[Path]:
     shards = []
     for name in sorted(set(names.values())):
         if Path(name).name != name:
-            raise UserError(f"{index}: names the file {name!r}, which does not lie in the same folder")
+            raise UserError(f"{index}: names the file {name!r:.100}, which does not lie in the same folder")
+        if not name.isprintable() or len(name.encode()) > 255:
+            raise UserError(f"{index}: names the file {name!r:.100}, which is no name of a file")
         shards.append(index.parent / name)
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing:
-        raise UserError(f"{index}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing)}")
+        names = ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else "")
+        raise UserError(f"{index}: {len(missing)} of {len(shards)} shards are missing: {names}")
     return shards
 
 
@@ -272,10 +303,18 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": _read_safetensors, ".bin": _read_torch, ".msgpack": _read_flax}
     if path.suffix not in readers:
         raise UserError(f"{path}: is not a file of weights ({', '.join(readers)})")
+    require_file(path)
     tensors = readers[path.suffix](path)
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
+    for name, tensor in tensors.items():
+        if tensor.dtype.name not in FLOATS and not BUFFERS.search(name):
+            raise _no_float(path, f"{name} is of type {tensor.dtype.name}")
     return {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+
+
+def _no_float(path: Path, found: str) -> UserError:
+    return UserError(f"{path}: {found}; parameters are read from {', '.join(FLOATS)}, so save it in one of these")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -285,7 +324,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+    except AttributeError as error:
+        raise _no_float(path, f"holds tensors of a type that numpy lacks ({error})") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}); copy or download it again ({path.stat().st_size:,} bytes)"
         ) from error
@@ -297,7 +338,13 @@ def write_weights(path: Path, tensors: Mapping[str, np.ndarray], dtype: str) -> 
     from safetensors.numpy import save
 
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-    tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+    with np.errstate(over="ignore"):
+        tensors = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{name}: has values that are no numbers, or beyond {dtype}; save a model that computes, or as float32"
+            )
     path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
@@ -309,8 +356,21 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: reading torch's own format needs torch (pip install torch); or save the model as safetensors"
         ) from None
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        with warnings.catch_warnings(action="ignore"):
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+            raise TypeError("no dictionary from names to tensors")
+        for name, tensor in tensors.items():
+            # A tensor can repeat one number without end, and would need that memory as an array.
+            if tensor.numel() * tensor.element_size() > path.stat().st_size:
+                raise ValueError(f"{name} is larger than the file")
+        kinds = torch.bfloat16, torch.float16
+        return {name: (t.float() if t.dtype in kinds else t).detach().numpy() for name, t in tensors.items()}
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: torch cannot load this as weights alone (it is damaged, or holds other objects, which are never "
+            "loaded); have the model saved as safetensors"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: torch cannot load this as weights alone ({reason})") from error
@@ -329,7 +389,7 @@ def _read_flax(path: Path) -> dict[str, np.ndarray]:
             module, _, kind = name.rpartition(".")
             if not hasattr(leaf, "dtype"):
                 raise TypeError(f"{name} is no array")
-            tensor = np.asarray(leaf, np.float32)
+            tensor = np.asarray(leaf)
             tensors[f"{module}.weight" if kind in ("kernel", "scale", "embedding") else name] = (
                 tensor.T if kind == "kernel" else tensor
             )

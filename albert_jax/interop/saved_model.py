@@ -6,6 +6,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from albert_jax.config import AlbertConfig
+from albert_jax.errors import UserError
+
+MAX_DEPTH = 1000
+"""Blocks that a network may apply one after the other; the largest ALBERT has 24."""
+
+
+def require_possible_depth(config: AlbertConfig, place: str) -> None:
+    """Raises `UserError` for a network so deep that naming its layers alone would take minutes."""
+    depth = config.num_hidden_layers * config.inner_group_num
+    if depth > MAX_DEPTH:
+        raise UserError(
+            f"{place}: num_hidden_layers = {config.num_hidden_layers:,} with inner_group_num = "
+            f"{config.inner_group_num:,} are {depth:,} blocks, at most {MAX_DEPTH:,} are possible; restore the file"
+        )
 
 
 @dataclass
@@ -21,6 +35,7 @@ class SavedModel:
         architecture: the class that saved it, if known.
         labels: names of a classifier's labels, () if unknown.
         problem_type: Hugging Face's field of that name.
+        untrained: paths of parameters that were drawn at random and saved before they were trained.
     """
 
     source: str
@@ -31,3 +46,4 @@ class SavedModel:
     architecture: str | None = None
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
+    untrained: tuple[str, ...] = ()

@@ -15,8 +15,10 @@ from typing import Any
 import sentencepiece
 
 from albert_jax.errors import UserError
+from albert_jax.interop.files import require_file
 from albert_jax.tokenizer import (
     CLS,
+    CONFIG_FILE,
     MASK,
     MAX_VOCAB_SIZE,
     MODEL_FILE,
@@ -66,7 +68,10 @@ def load_tokenizer(folder: str | Path) -> AlbertTokenizer:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one with {MODEL_FILE} or {TOKENIZER_FILE}")
     path = folder / TOKENIZER_FILE
-    if find_model(folder):
+    if (folder / CONFIG_FILE).exists():
+        require_file(folder / CONFIG_FILE, MAX_FILE_BYTES)
+    if model := find_model(folder):
+        require_file(model, MAX_FILE_BYTES)
         return AlbertTokenizer.load(folder)
     if path.exists():
         return _from_json(path, read_settings(folder))
@@ -214,10 +219,8 @@ def _rebuild(pieces: list[tuple[str, float]], added: dict[str, bool], character_
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    require_file(path, MAX_FILE_BYTES)
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: {size:,} bytes, more than any tokenizer takes ({MAX_FILE_BYTES:,})")
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -288,11 +291,15 @@ def _steps(normalizer: Any, path: Path) -> list[dict[str, Any]]:
     match normalizer:
         case None:
             return []
-        case {"type": "Sequence", "normalizers": list(steps)} if all(isinstance(step, dict) for step in steps):
+        case {"type": "Sequence", "normalizers": list(steps)} if all(map(_is_step, steps)):
             return steps
         case {"type": str()}:
             return [normalizer]
     raise UserError(f"{path}: normalizer is {normalizer!r:.100}, expected an object with a type; restore the file")
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, dict) and isinstance(step.get("type"), str)
 
 
 def _character_map(steps: list[dict[str, Any]], path: Path) -> bytes:

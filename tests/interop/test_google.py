@@ -557,7 +557,7 @@ def test_tensorflow_is_asked_for_where_it_is_not_installed(tmp_path, monkeypatch
         lambda: read_checkpoint(files(tmp_path, *CHECKPOINT_FILES)),
         lambda: write_checkpoint(tmp_path, TINY, random_params(TINY)),
     ):
-        with pytest.raises(UserError, match=r'pip install "albert-jax\[tf\]"'):
+        with pytest.raises(UserError, match=r'pip install -e "\.\[tf\]"'):
             use()
 
 

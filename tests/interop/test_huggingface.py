@@ -478,9 +478,16 @@ def test_a_file_of_several_types_is_read(tmp_path):
     write_values(tmp_path)
     tensors = tensors_of()
     tensors[WORD] = tensors[WORD].astype(np.float64)
-    tensors["predictions.bias"] = np.arange(11)
+    tensors["predictions.bias"] = np.arange(11, dtype=np.float16)
     save_file(tensors, tmp_path / SAFETENSORS)
     np.testing.assert_array_equal(read_folder(tmp_path).parameters["predictions/bias"], np.arange(11, dtype=np.float32))
+
+
+def test_parameters_that_are_whole_numbers_are_refused(tmp_path):
+    write_values(tmp_path)
+    save_file(tensors_of() | {"predictions.bias": np.arange(11)}, tmp_path / SAFETENSORS)
+    with pytest.raises(UserError, match=r"predictions.bias is of type int64"):
+        read_folder(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 5, 8, 100, -1])
