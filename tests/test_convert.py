@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import lzma
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from albert_jax.config import AlbertConfig
 from albert_jax.convert import _agreement, _compare, class_of, convert
 from albert_jax.errors import UserError
+from albert_jax.interop.huggingface import SAFETENSORS
 from albert_jax.interop.saved_model import SavedModel
 from albert_jax.model import initialize
 from albert_jax.pretrained import CLASSES, read_source
@@ -168,10 +170,43 @@ def test_a_network_that_the_target_cannot_express_is_refused(tmp_path):
 
 def test_a_target_with_other_things_is_refused_and_untouched(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for to in ("huggingface", "stablehlo"):
+    for to in ("huggingface", "google", "stablehlo"):
         with pytest.raises(UserError, match=r"holds other things \(notes.txt\)"):
             convert(str(source), tmp_path, to=to)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_source_is_no_target(source, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "source")
+    (tmp_path / "link").symlink_to(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for one, other in ((folder, folder), (folder / "model.safetensors", folder), (folder, tmp_path / "link")):
+        with pytest.raises(UserError, match="is where the source lies, which would be replaced"):
+            convert(str(one), other, model_class="AlbertModel")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_target_that_cannot_be_a_folder_is_refused(source, tmp_path):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "taken" / "config.json").mkdir(parents=True)
+    for name in ("dangling", "loop", "taken", "x" * 300, "a\0b"):
+        with pytest.raises(UserError, match=r"give another|give a new folder"):
+            convert(str(source), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "dangling", "loop", "taken"]
+
+
+def test_a_file_system_of_its_own_is_a_target(source, tmp_path, monkeypatch):
+    """Files are put together inside it, and what a killed process left there is no obstacle."""
+    folder = tmp_path / "volume"
+    (folder / ".volume.left").mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == folder.resolve())
+    places = []
+    move = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (places.append(Path(a).parent.parent), move(a, b)))
+    convert(str(source), folder)
+    assert set(places) == {folder.resolve()}
+    assert sorted(path.name for path in folder.iterdir()) == [".volume.left", "README.md", "config.json", SAFETENSORS]
 
 
 def test_what_does_not_agree_is_told(source, tmp_path):

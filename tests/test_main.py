@@ -310,6 +310,8 @@ def test_texts_are_given_in_one_way_only(refused, models, tmp_path):
         ("some.jsonl", '{"sentence": "one"}', 'line 2: has no "question" but sentence; it needs "question", "context"'),
         ("some.jsonl", "", 'line 2: is blank; each line must be an object with "question", "context"'),
         ("some.jsonl", "[1]", "line 2: is a JSON list; each line must be an object"),
+        ("some.jsonl", "[" * 100_000, "line 2: is not JSON (maximum recursion depth exceeded"),
+        ("some.jsonl", json.dumps({"x" * 10_000: 1}), f'line 2: has no "question" but {"x" * 40}...; it needs'),
         ("some.jsonl", '{"question": 3, "context": ""}', 'line 2: "question" is 3, expected text'),
         ("some.tsv", "one", "line 2: has 1 column, expected question and context parted by tabs"),
     ],
@@ -332,12 +334,43 @@ def test_a_line_of_another_form_is_named(tmp_path, name, line, message):
         (["answer", "model", "--question", "you?", "--context", "@gone.txt"], "there is no file gone.txt"),
         (["tag", "model", "--file", "gone.txt"], "--file gone.txt: no such file"),
         (["tag", "model", "--file", "."], "--file .: is a folder"),
+        (["tag", "model", "--file", "x" * 300], "x: no such file"),
+        (["tag", "model", "--file", "-", "-"], "--file -: was given twice"),
+        (["answer", "model", "--question", "you?", "--context", "@" + "x" * 300], "x: there is no file x"),
+        (
+            ["embed", "model", "one", "--output", "x" * 300 + ".npz"],
+            "no name that a file can have (",
+        ),
         (["embed", "model", "one", "--output", "vectors.npy"], "--output vectors.npy: must end in .npz"),
         (["embed", "model", "one", "--output", "gone/a.npz"], "--output gone/a.npz: there is no folder gone"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_a_model_is_read(refused, arguments, message):
     assert message in refused(*arguments)
+
+
+def test_a_folder_in_the_place_of_the_output_is_told_first(refused, tmp_path):
+    (tmp_path / "vectors.npz").mkdir()
+    assert "is a folder; name a file" in refused("embed", "model", "one", "--output", tmp_path / "vectors.npz")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("one\ttwo\n" * 2 + "one\n", "has no second text"), ("one\n" * 2 + "one\ttwo\n", "has a second text")],
+)
+def test_texts_with_and_without_a_second_are_not_mixed(call, models, tmp_path, monkeypatch, lines, message):
+    monkeypatch.setattr("albert_jax.__main__.CHUNK", 2)
+    (tmp_path / "pairs.tsv").write_text(lines)
+    with pytest.raises(UserError, match=rf"line 3: {message}, unlike the lines before it"):
+        call("classify", models / "classifier", "--file", tmp_path / "pairs.tsv")
+
+
+def test_closed_streams_are_empty_ones(models):
+    command = shlex.join([*COMMAND, "fill-mask", str(models / "pretrained")])
+    for closed in (f"{command} 'one [MASK]' >&-", f"{command} <&-"):
+        done = subprocess.run(closed, shell=True, capture_output=True, text=True, env=environment(), check=False)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -382,6 +415,12 @@ def test_control_c_ends_without_a_traceback(models, tmp_path):
         env=environment(),
     )
     with (tmp_path / "texts").open("w"):  # returns when the other side has opened it
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
+        # Again, should the first come just before the process begins to wait: Python looks at signals between steps.
+        for _ in range(60):
+            process.send_signal(signal.SIGINT)
+            try:
+                stdout, stderr = process.communicate(timeout=2)
+                break
+            except subprocess.TimeoutExpired:
+                continue
     assert (process.returncode, stdout, stderr) == (130, b"", b"interrupted\n")

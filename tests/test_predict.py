@@ -536,6 +536,40 @@ def test_one_string_instead_of_a_list_is_refused(make, use):
 
 
 @pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("texts", [None, 5, {"the [MASK]"}, ["the [MASK]", None], [b"[MASK]"], "generator"])
+def test_what_is_no_list_of_texts_is_refused(make, use, texts):
+    """A generator above all: it would be empty once it was checked."""
+    name, run = USES[use]
+    if use == "choose":
+
+        def run(model, texts):
+            return predict.choose(model, texts, [["stone"]])
+
+    if texts == "generator":
+        texts = (text for text in ["the [MASK]"])
+    with pytest.raises(UserError, match=r"expected a list of str|expected str"):
+        run(make(name), texts)
+
+
+@pytest.mark.parametrize("others", [5, "w", [None], [5], {"water"}])
+def test_second_texts_are_checked_like_the_first(make, others):
+    for use in (
+        lambda: predict.answer(make("AlbertForQuestionAnswering"), ["the"], others),
+        lambda: predict.choose(make("AlbertForMultipleChoice"), ["the"], [others]),
+        lambda: predict.fill_mask(make("AlbertForMaskedLM"), ["the [MASK]"], targets=others),
+        lambda: predict.classify(make("AlbertForSequenceClassification"), ["the"], others),
+    ):
+        with pytest.raises(UserError, match=r"expected a list of str|expected str|put it into a list"):
+            use()
+
+
+@pytest.mark.parametrize("top_k", ["5", 2.5, None, True])
+def test_a_number_of_another_type_is_refused(masked_lm, top_k):
+    with pytest.raises(UserError, match=r"top_k = .*: must be a whole number"):
+        predict.fill_mask(masked_lm, ["the [MASK]"], top_k=top_k)
+
+
+@pytest.mark.parametrize("use", USES)
 def test_a_model_without_a_tokenizer_is_refused(make, use):
     name, run = USES[use]
     model = make(name)

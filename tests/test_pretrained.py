@@ -218,15 +218,78 @@ def test_a_checkpoint_under_way_is_neither_read_nor_touched(run):
 def test_a_run_of_another_model_json_is_refused(run):
     values = json.loads((run / "model.json").read_text())
     (run / "model.json").write_text(json.dumps(values | {"hidden_size": 32}))
-    with pytest.raises(UserError, match=r"damaged or not ours|of shape \(16,\)"):
+    with pytest.raises(UserError, match=r"of shape \(16,\), the run's configuration makes it \(32,\)"):
         load(AlbertModel, run)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"hidden_size": "16"}'])
+def test_a_run_of_a_model_json_with_more_parameters_is_refused(run):
+    values = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps(values | {"num_hidden_groups": 2}))
+    with pytest.raises(UserError, match=r"4: holds no albert/encoder/group_1/.*; they do not belong together"):
+        load(AlbertModel, run)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"a":' * 100_000,
+        '{"hidden_size": "16"}',
+        f'{{"layer_norm_eps": {10**400}}}',
+        '{"num_hidden_layers": 1000000000}',
+    ],
+    ids=lambda damage: damage[:20],
+)
 def test_a_damaged_model_json_is_named(run, damage):
     (run / "model.json").write_text(damage)
-    with pytest.raises(UserError, match=r"model\.json|model\.hidden_size"):
+    with pytest.raises(UserError, match=r"model\.json: "):
         load(AlbertModel, run)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["checkpoints", "tokenizer", "."])
+def test_a_folder_that_may_not_be_read_is_named(run, name):
+    (run / name).chmod(0)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        load(AlbertModel, run)
+    (run / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_no_numbers_are_refused(saved, tmp_path, value):
+    from safetensors.numpy import save_file
+
+    folder = shutil.copytree(saved, tmp_path / "diverged")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["albert.pooler.bias"][3] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match="albert/pooler/bias has values that are no numbers or infinite"):
+        load(AlbertModel, folder)
+    load(AlbertForMaskedLM, folder)  # has no pooler
+
+
+def test_a_model_without_a_part_of_its_encoder_is_not_asked(saved, tmp_path):
+    from safetensors.numpy import save_file
+
+    folder = shutil.copytree(saved, tmp_path / "half")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if ".ffn" not in n}, folder / "model.safetensors")
+    model = load(AlbertForMaskedLM, folder)
+    for require in (model.require_trained_encoder, model.require_trained_head):
+        with pytest.raises(UserError, match=r"has no trained albert/encoder/.*a part of it is lost"):
+            require()
+
+
+def test_a_classifier_without_its_pooler_is_not_asked(classifier, tmp_path):
+    from safetensors.numpy import save_file
+
+    folder = shutil.copytree(classifier, tmp_path / "poolerless")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "pooler" not in n}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="has no trained albert/pooler/bias"):
+        load(AlbertForSequenceClassification, folder).require_trained_head()
 
 
 def test_a_step_of_what_has_no_steps_is_refused(saved):
@@ -348,6 +411,12 @@ def test_a_new_head_has_as_many_labels_as_are_given(saved, labels, names):
     model = load(AlbertForTokenClassification, saved, labels=labels)
     assert model.labels == names
     assert model(IDS).logits.shape == (2, 10, len(names))
+
+
+@pytest.mark.parametrize("labels", [0, -1, 10**9, "bad", ["bad", "bad"], ["bad", 5], {"bad": 0}, ["\ud800"], 1.5])
+def test_labels_that_are_none_are_refused(saved, labels):
+    with pytest.raises(UserError, match="labels = "):
+        load(AlbertForSequenceClassification, saved, labels=labels)
 
 
 def test_another_number_of_labels_needs_a_new_head(classifier):

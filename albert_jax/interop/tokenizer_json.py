@@ -293,7 +293,7 @@ def _steps(normalizer: Any, path: Path) -> list[dict[str, Any]]:
             return []
         case {"type": "Sequence", "normalizers": list(steps)} if all(map(_is_step, steps)):
             return steps
-        case {"type": str()}:
+        case {"type": str(kind)} if kind != "Sequence":
             return [normalizer]
     raise UserError(f"{path}: normalizer is {normalizer!r:.100}, expected an object with a type; restore the file")
 

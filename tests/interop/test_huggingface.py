@@ -182,10 +182,15 @@ def test_a_folder_without_configuration_says_so(folder):
         ("hidden_act", ["gelu"]),
         ("num_labels", "three"),
         ("num_labels", 0),
+        ("num_labels", 10**9),
+        ("num_hidden_layers", 10**9),
+        ("inner_group_num", 10**7),
+        ("problem_type", "classification"),
         ("id2label", ["bad", "good"]),
         ("id2label", {}),
         ("id2label", {"0": "bad", "2": "good"}),
         ("id2label", {"one": "bad"}),
+        ("id2label", {"0": "bad", "1": None}),
     ],
 )
 def test_a_field_with_a_wrong_value_is_refused_by_name(tmp_path, field, value):
@@ -193,6 +198,13 @@ def test_a_field_with_a_wrong_value_is_refused_by_name(tmp_path, field, value):
     with pytest.raises(UserError, match=field) as caught:
         read_config(path)
     assert str(path) in str(caught.value)
+
+
+def test_labels_that_utf_8_cannot_hold_are_refused(tmp_path):
+    path = write_values(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": {"0": "bad", "1": "\ud800"}}))
+    with pytest.raises(UserError, match=r"id2label names 1 .*, expected text that UTF-8 can hold"):
+        read_config(path)
 
 
 @pytest.mark.parametrize("value", [[], ["AnotherModel"], [["nested"]], [{}], "AlbertModel", 3])
@@ -483,6 +495,48 @@ def test_a_file_of_several_types_is_read(tmp_path):
     np.testing.assert_array_equal(read_folder(tmp_path).parameters["predictions/bias"], np.arange(11, dtype=np.float32))
 
 
+@pytest.mark.parametrize("name", ["config.json", SAFETENSORS])
+def test_a_pipe_or_device_in_the_place_of_a_file_is_not_waited_for(folder, name):
+    for make, kind in ((os.mkfifo, "a pipe or device"), (os.mkdir, "a folder")):
+        (folder / name).unlink()
+        make(folder / name)
+        assert f"{name}: is {kind}, expected a file" in refused(folder, name)
+        (folder / name).rmdir() if kind == "a folder" else None
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, "is a pipe or device")
+
+
+def test_types_that_numpy_lacks_are_named(folder):
+    tensors = {name: tensor.astype(ml_dtypes.float8_e4m3fn) for name, tensor in tensors_of().items()}
+    save_file(tensors, folder / SAFETENSORS)
+    refused(
+        folder, r"model\.safetensors: holds tensors of a type that numpy lacks .*; parameters are read from float32"
+    )
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    write_values(tmp_path)
+    for shard in ("a.safetensors", "b.safetensors"):
+        save_file({WORD: tensors_of()[WORD]}, tmp_path / shard)
+    weight_map = {WORD: "a.safetensors", "other": "b.safetensors"}
+    (tmp_path / f"{SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    refused(tmp_path, f"b.safetensors: holds {WORD}, which another shard holds too")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_a_shard_with_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    write_values(tmp_path)
+    (tmp_path / f"{SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": {WORD: name}}))
+    refused(tmp_path, "index.json: names the file .* which is no name of a file")
+
+
+def test_missing_shards_by_the_thousand_are_named_in_part(tmp_path):
+    write_values(tmp_path)
+    weight_map = {str(number): f"{number}.safetensors" for number in range(5000)}
+    (tmp_path / f"{SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert len(refused(tmp_path, "5000 of 5000 shards are missing")) < 500
+
+
 def test_parameters_that_are_whole_numbers_are_refused(tmp_path):
     write_values(tmp_path)
     save_file(tensors_of() | {"predictions.bias": np.arange(11)}, tmp_path / SAFETENSORS)
@@ -628,6 +682,20 @@ def write_pickle(path, content, zipped):
 def torch_folder(tmp_path):
     write_values(tmp_path)
     return tmp_path
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("content", ["names", "types", "list", "repeated"])
+def test_a_torch_file_of_other_things_is_refused(torch_folder, content):
+    torch = pytest.importorskip("torch")
+    tensors = {
+        "names": {1: torch.zeros(2)},
+        "types": {WORD: torch.zeros(2, dtype=torch.int8)},
+        "list": [torch.zeros(2)],
+        "repeated": {"classifier.weight": torch.zeros(1).expand(2**20, 2**20)},  # 4 TiB, were it written out
+    }
+    torch.save(tensors[content], torch_folder / TORCH)
+    refused(torch_folder, r"pytorch_model\.bin: ")
 
 
 @pytest.mark.peer

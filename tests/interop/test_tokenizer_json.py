@@ -6,6 +6,7 @@ Whether transformers reads it as we mean it is for tests/peer/test_tokenizer_pee
 import base64
 import io
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,7 @@ DAMAGES = {
     "added token elsewhere": lambda c: c["added_tokens"].append({"id": 7_000, "content": "x", "special": True}),
     "added token's id negative": lambda c: c["added_tokens"].append({"id": -1, "content": "x", "special": True}),
     "normaliser no object": lambda c: c.update(normalizer=3),
+    "step of no type": lambda c: c["normalizer"]["normalizers"].append({"type": ["Lowercase"]}),
     "map not in base64": lambda c: c["normalizer"]["normalizers"][3].update(precompiled_charsmap="?"),
     "map no text": lambda c: c["normalizer"]["normalizers"][3].update(precompiled_charsmap=4),
     "map cut off": lambda c: c["normalizer"]["normalizers"][3].update(
@@ -217,6 +219,14 @@ DAMAGES = {
 def test_damage_is_refused_by_name(folder, damage):
     edit(folder, DAMAGES[damage])
     with pytest.raises(UserError, match=r"tokenizer\.json"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.json", "tokenizer_config.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=f"{name}: is a pipe or device, expected a file"):
         load_tokenizer(folder)
 
 
