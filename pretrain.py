@@ -11,7 +11,6 @@ The same command again continues the run from its latest checkpoint. Ctrl-C or S
 
 import dataclasses
 import math
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from albert_jax.pretrained import AlbertForPreTraining
 from albert_jax.report import dry_run_report
 from albert_jax.run_directory import ADVICE, RunDirectory
 from albert_jax.sharding import check_batch, make_mesh
+from albert_jax.stopping import StopRequest
 from albert_jax.tasks.pretraining import (
     batch_shapes,
     corpus_fingerprint,
@@ -119,7 +119,7 @@ class Run:
     held_out: Corpus
     state: TrainState
     fresh_sums: Callable[[], dict[str, jax.Array]]
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]]
+    train_step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, jax.Array]]
     params_shardings: Any
     checkpoints: Checkpoints
     tracker: Tracker
@@ -152,17 +152,17 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         mesh,
         config.model,
     )
-    train_step = compile_train_step(objective, optimizer, mesh, shardings, config.seed)
+    train_step = compile_train_step(objective, optimizer, mesh, shardings)
 
     # ---- where to start: 1 this run's latest checkpoint   2 scratch
     directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
     directory.save_description(
-        config, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
+        config, config.model, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
     )
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
     latest = checkpoints.latest_step
     state = create() if latest is None else checkpoints.load(latest, abstract)
-    tracker = Tracker(directory.path, step=latest or 0, total_steps=config.phases.total_steps)
+    tracker = Tracker(directory.path, step=latest or 0, total_steps=config.phases.total_steps, title="pretraining")
 
     peak, source = device_peak_flops(config.compute.dtype)
     tracker.say(
@@ -238,7 +238,7 @@ def train(run: Run) -> int | None:
             if stop.requested:
                 return stopped(run, step, stop)
 
-            run.state, loss = run.train_step(run.state, batch)
+            run.state, loss = run.train_step(run.state, batch, config.seed)
             step += 1
             # Waits for the step before: one in flight keeps the device busy, and more would only fill its memory.
             if previous is not None:
@@ -304,7 +304,7 @@ def save(run: Run, step: int) -> None:
     run.clock.lap()
 
 
-def stopped(run: Run, step: int, stop: "StopRequest") -> None:
+def stopped(run: Run, step: int, stop: StopRequest) -> None:
     """Says where the run stands, which is saved, and how to go on."""
     run.checkpoints.close()
     run.tracker.say(f"stopped    on {stop.name} at step {step:,}, saved; the same command continues the run")
@@ -374,20 +374,6 @@ def show_completions(run: Run) -> None:
             pieces = ", ".join(f"{choice.text} {choice.probability:.0%}" for choice in choices)
             completed = completed.replace(MASK, f"[{pieces}]", 1)
         run.tracker.say(f"  {completed}")
-
-
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop looks at between steps; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.requested, self.name = False, ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested, self.name = True, signal.Signals(number).name
 
 
 if __name__ == "__main__":

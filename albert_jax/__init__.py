@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from albert_jax.config import AlbertConfig
     from albert_jax.pretrained import (
+        AlbertForBeamQuestionAnswering,
         AlbertForMaskedLM,
         AlbertForMultipleChoice,
         AlbertForPreTraining,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlbertConfig",
+    "AlbertForBeamQuestionAnswering",
     "AlbertForMaskedLM",
     "AlbertForMultipleChoice",
     "AlbertForPreTraining",

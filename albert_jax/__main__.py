@@ -401,7 +401,7 @@ def answer(command: AnswerQuestions) -> None:
         raise UserError("give --question and --context together, or --file, or pipe JSON lines in")
     given = [(command.question, _text_or_file(command.context))] if command.question is not None else []
     records = Records(command, ("question", "context"), given)
-    model = load("AlbertForQuestionAnswering", command, trained_head=True)
+    model = load("AlbertForQuestionAnswering", command, trained_head=True, other="AlbertForBeamQuestionAnswering")
     output = Output(command, ("question", "answer", "score"))
     for chunk in records.chunks():
         questions, contexts = ([record.values[side] for record in chunk] for side in (0, 1))
@@ -512,13 +512,14 @@ def _shown(value: Any) -> str:
 # ---- what they share
 
 
-def load(name: str, command: Any, trained_head: bool = False) -> Any:
-    """The model of a command, with its tokenizer; notes go to standard error."""
-    from albert_jax.pretrained import CLASSES
+def load(name: str, command: Any, trained_head: bool = False, other: str | None = None) -> Any:
+    """The model of a command, with its tokenizer; notes go to standard error. Its class is `name`, or `other` where the
+    source is of that."""
+    from albert_jax.convert import class_of
+    from albert_jax.pretrained import CLASSES, read_source
 
-    model = CLASSES[name].from_pretrained(
-        command.model, revision=command.revision, checkpoint=command.checkpoint, verbose=False
-    )
+    saved, tokenizer = read_source(command.model, revision=command.revision, checkpoint=command.checkpoint)
+    model = CLASSES[other if other == class_of(saved) else name].from_saved(saved, tokenizer)
     if trained_head:
         model.require_trained_head()
     else:

@@ -441,6 +441,14 @@ CHANGEABLE_FIELDS = (
     "checkpoint_every",
     "keep_checkpoints",
     "sample_sentences",
+    # Of fine-tuning:
+    "seeds",
+    "data_dir",
+    "accumulation",
+    "compare_with",
+    "mnli_first",
+    "squad.null_threshold",
+    "table.test_file",
 )
 
 
@@ -460,7 +468,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def differences(saved: Any, config: Any) -> list[str]:
     """Lines "field: saved -> now" for the fields that may not change within a run (see `CHANGEABLE_FIELDS`)."""
     # A run from before a field of the model existed had what is now its default.
-    before, now = flatten({"model": AlbertConfig()}) | flatten(saved), flatten(config)
+    defaults = flatten({"model": AlbertConfig()}) if "model" in saved else {}
+    before, now = defaults | flatten(saved), flatten(config)
     fixed = (
         name
         for name in before | now

@@ -20,6 +20,7 @@ from albert_jax.errors import UserError
 from albert_jax.inputs.packing import PackedBatch, Place, pack, power_of_two
 from albert_jax.model import apply
 from albert_jax.pretrained import (
+    AlbertForBeamQuestionAnswering,
     AlbertForMaskedLM,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
@@ -243,10 +244,11 @@ def answer(
     """The `n_best` likeliest answers to each question from its context, likeliest first.
 
     A context that does not fit beside its question into `max_length` pieces is read in windows that begin `stride`
-    pieces apart. With `no_answer` "there is none" competes, by the score of [CLS] (SQuAD 2.0); `max_answer_length` is
-    in pieces. Scores are shares among the best 20 candidates.
+    pieces apart. With `no_answer` "there is none" competes (SQuAD 2.0): by the score of [CLS], or where the model has
+    Google's head, by that head's logit above the best answer's score. `max_answer_length` is in pieces. Scores are
+    shares among the best 20 candidates.
     """
-    _require(model, questions, AlbertForQuestionAnswering)
+    _require(model, questions, AlbertForQuestionAnswering, AlbertForBeamQuestionAnswering)
     _require_texts("context", contexts)
     _require_positive(n_best=n_best, stride=stride, max_answer_length=max_answer_length)
     if len(questions) != len(contexts):
@@ -256,19 +258,26 @@ def answer(
     for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
         windows += _named(number, question, partial(_windows, tokenizer, number, question, context, longest, stride))
 
-    run = _runner(model, networks.AlbertForQuestionAnswering, dtype, _logits_of)
-
-    def collect(batch: PackedBatch, logits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def of_tokens(batch: PackedBatch, logits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         for place in batch.places:
             yield place.index, logits[place.row, place.start : place.stop]
 
-    scores = _predict(model, [(window.ids, window.types) for window in windows], run, collect)
+    beam = isinstance(model, AlbertForBeamQuestionAnswering)
+    run = _runner(model, model.network, dtype, _beam_of if beam else _logits_of)
+    sequences = [(window.ids, window.types) for window in windows]
     found: list[list[tuple[float, int, int]]] = [[] for _ in questions]
     null = np.full(len(questions), np.inf)
-    for window, logits in zip(windows, scores, strict=True):
-        # Twice as many, as some are the same in characters.
-        found[window.question] += _spans(window, logits, 2 * max(n_best, CANDIDATES), max_answer_length)
-        null[window.question] = min(null[window.question], float(logits[0].sum()))
+    results = _predict(model, sequences, run, _by_sequence if beam else of_tokens)
+    for window, scores in zip(windows, results, strict=True):
+        if beam:
+            found[window.question] += _beam_spans(window, scores, max_answer_length)
+        else:
+            # Twice as many, as some are the same in characters.
+            found[window.question] += _spans(window, scores, 2 * max(n_best, CANDIDATES), max_answer_length)
+        against = float(scores[0, -1] if beam else scores[0].sum())
+        null[window.question] = min(null[window.question], against)
+    if beam:
+        null += [max((score for score, _, _ in spans), default=0.0) for spans in found]
     return [
         _answers(context, spans, float(none) if no_answer else None, n_best)
         for context, spans, none in zip(contexts, found, null, strict=True)
@@ -409,6 +418,19 @@ def _compiled(
 
 def _logits_of(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
     return output.logits
+
+
+def _beam_of(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
+    """Of each sequence and start [B, S, 5, 13]: its logarithm and place in the sequence, those of its five ends, and
+    the answer class of the sequence."""
+    columns = (
+        output.start_top_log_probs[..., None],
+        output.start_top_index[..., None] - first[:, :, None, None],
+        output.end_top_log_probs,
+        output.end_top_index - first[:, :, None, None],
+        jnp.broadcast_to(output.answer_class[..., None, None], (*output.start_top_index.shape, 1)),
+    )
+    return jnp.concatenate([column.astype(jnp.float32) for column in columns], axis=-1)
 
 
 def _mean(output: Any, mask: jax.Array, first: jax.Array) -> jax.Array:
@@ -678,6 +700,19 @@ def _spans(window: _Window, logits: np.ndarray, count: int, longest: int) -> lis
         for start, beyond in zip(*np.unravel_index(best, totals.shape), strict=True)
         if totals[start, beyond] > -np.inf
     ]
+
+
+def _beam_spans(window: _Window, beam: np.ndarray, longest: int) -> list[tuple[float, int, int]]:
+    """(score, start, stop) of the spans of a beam (see `_beam_of`) in the context, in its characters."""
+    ends = (beam.shape[1] - 3) // 2
+    scores = beam[:, :1].astype(np.float64) + beam[:, 2 : 2 + ends]
+    starts, stops = (side.astype(np.int64) - window.first for side in (beam[:, 1:2], beam[:, 2 + ends : -1]))
+    kept = (scores > -np.inf) & (starts >= 0) & (stops >= starts) & (stops < len(window.offsets))
+    kept &= stops - starts < longest
+    starts = np.broadcast_to(starts, stops.shape)
+    begins, stops = window.offsets[starts[kept], 0], window.offsets[stops[kept], 1]
+    spans = zip(scores[kept].tolist(), begins.tolist(), stops.tolist(), strict=True)
+    return [span for span in spans if span[2] > span[1]]  # a piece may hold no text
 
 
 def _answers(context: str, spans: list[tuple[float, int, int]], null: float | None, n_best: int) -> list[Answer]:

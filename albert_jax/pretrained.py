@@ -1,4 +1,4 @@
-"""The seven models as users hold them: configuration, parameters and tokenizer together, read by `from_pretrained` from
+"""The eight models as users hold them: configuration, parameters and tokenizer together, read by `from_pretrained` from
 any kind of source and written by `save_pretrained` for Hugging Face's world and ours.
 
 A class here is named like the network in `albert_jax.model` that it wraps, and like the JAX class that transformers
@@ -45,6 +45,8 @@ GOOGLE_FILES = {
 }
 """What `save_google` may replace in a folder that exists."""
 CARD = "README.md"
+BEST = "best"
+"""Folder of a fine-tuning run that holds its best model, as `save_pretrained` wrote it."""
 EXPORT_FILES = {
     huggingface.CONFIG_FILE,
     huggingface.SAFETENSORS,
@@ -88,12 +90,19 @@ class ModelOutput:
     multiple choice, [B, L, V] of a masked LM; `start_logits` and `end_logits` [B, L]; `prediction_logits` [B, L, V]
     and `sop_logits` [B, 2]; `last_hidden_state` [B, L, H]; `pooler_output` [B, H]; `hidden_states`, if asked for, one
     [B, L, H] that enters the first layer and one after every layer, and after every inner group, as in transformers 5.
-    Logits are float32.
+    By the names of XLNet: `start_top_log_probs` and `start_top_index` [B, 5]; `end_top_log_probs` and `end_top_index`
+    [B, 5, 5], of the likeliest ends for each of these starts, -inf and 0 where there are no more; `cls_logits` [B], the
+    higher, the less is there an answer. Logits are float32.
     """
 
     logits: jax.Array | None = None
     start_logits: jax.Array | None = None
     end_logits: jax.Array | None = None
+    start_top_log_probs: jax.Array | None = None
+    start_top_index: jax.Array | None = None
+    end_top_log_probs: jax.Array | None = None
+    end_top_index: jax.Array | None = None
+    cls_logits: jax.Array | None = None
     prediction_logits: jax.Array | None = None
     sop_logits: jax.Array | None = None
     last_hidden_state: jax.Array | None = None
@@ -102,7 +111,7 @@ class ModelOutput:
 
 
 class PretrainedModel:
-    """What the seven classes share.
+    """What the eight classes share.
 
     Attributes:
         config: the network's settings.
@@ -114,8 +123,8 @@ class PretrainedModel:
     """
 
     network: ClassVar[type[nnx.Module]]
-    head: ClassVar[str | None] = None
-    """Path of the part of `params` that only a model trained for its purpose has."""
+    head: ClassVar[str | tuple[str, ...] | None] = None
+    """Path of the part, or parts, of `params` that only a model trained for its purpose has."""
     label_head: ClassVar[str | None] = None
     """Path of the linear map whose width is the number of labels."""
     task: ClassVar[str | None] = None
@@ -186,9 +195,10 @@ class PretrainedModel:
         """The model of any source.
 
         Args:
-            source: a run directory of `pretrain.py`; a folder in Hugging Face's layout (safetensors, whole or in
-                shards, `pytorch_model.bin` if torch is installed, `flax_model.msgpack`); the name of a model on the
-                Hugging Face hub; or a TensorFlow checkpoint of Google's code: its folder, prefix or `.index` file.
+            source: a run directory of `pretrain.py`, or of `finetune.py` for its best model; a folder in Hugging Face's
+                layout (safetensors, whole or in shards, `pytorch_model.bin` if torch is installed,
+                `flax_model.msgpack`); the name of a model on the Hugging Face hub; or a TensorFlow checkpoint of
+                Google's code: its folder, prefix or `.index` file.
             revision: branch, tag or commit on the hub.
             checkpoint: step of a run; its latest by default.
             labels: names or number of a new classifier's labels; those of the source by default.
@@ -199,9 +209,29 @@ class PretrainedModel:
 
         Raises `UserError` if the source cannot be read, nothing in it fits this model, or a shape does not fit.
         """
-        given = _given_labels(labels)
+        _given_labels(labels)  # before a source is fetched
         saved, tokenizer = read_source(source, revision=revision, checkpoint=checkpoint)
-        names = given or saved.labels or _label_names(saved, cls.label_head)
+        model = cls.from_saved(
+            saved, tokenizer, labels=labels, ignore_mismatched_sizes=ignore_mismatched_sizes, seed=seed, **overrides
+        )
+        if verbose:
+            print(model.report, file=sys.stderr)
+        return model
+
+    @classmethod
+    def from_saved(
+        cls,
+        saved: SavedModel,
+        tokenizer: AlbertTokenizer | None,
+        *,
+        labels: tuple[str, ...] | int | None = None,
+        problem_type: str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        seed: int = 0,
+        **overrides: Any,
+    ) -> Self:
+        """`from_pretrained` from what `read_source` has read, of which several models can be made."""
+        names = _given_labels(labels) or saved.labels or _label_names(saved, cls.label_head)
         config = _overridden(saved.config, overrides)
         require_possible_depth(config, saved.source)
         report = LoadReport(saved.source, cls.__name__, notes=list(saved.notes))
@@ -213,9 +243,30 @@ class PretrainedModel:
                 f"{saved.source}: its tokenizer has {tokenizer.vocab_size:,} pieces, the model only "
                 f"{config.vocab_size:,} embeddings; they do not belong together"
             )
-        if verbose:
-            print(report, file=sys.stderr)
-        return cls(config, params, tokenizer, labels=names, problem_type=saved.problem_type, report=report)
+        problem = problem_type or saved.problem_type
+        return cls(config, params, tokenizer, labels=names, problem_type=problem, report=report)
+
+    @classmethod
+    def for_finetuning(
+        cls,
+        saved: SavedModel,
+        tokenizer: AlbertTokenizer,
+        labels: tuple[str, ...],
+        problem_type: str | None,
+        seed: int,
+        **overrides: Any,
+    ) -> Self:
+        """Where fine-tuning starts: everything below the head from the source, and the head too if it was trained for
+        the same labels; otherwise a new one, even where another task's would fit by its shape."""
+        heads = (cls.head,) if isinstance(cls.head, str) else cls.head or ()
+        same_purpose = saved.architecture in (None, cls.__name__)
+        same_labels = not cls.label_head or (saved.labels, saved.problem_type) == (labels, problem_type)
+        if not (same_purpose and same_labels):
+            kept = {path: value for path, value in saved.parameters.items() if not path.startswith(heads)}
+            saved = dataclasses.replace(saved, parameters=kept)
+        return cls.from_saved(
+            saved, tokenizer, labels=labels or None, problem_type=problem_type, seed=seed, **overrides
+        )
 
     def __call__(
         self,
@@ -228,13 +279,25 @@ class PretrainedModel:
     ) -> ModelOutput:
         """Evaluates the model on int arrays [B, L] ([B, choices, L] for multiple choice), compiled once for each shape:
         `model(**model.tokenizer(texts))`. Segments are 0 and nothing is padding unless given."""
+        return self._evaluate(input_ids, token_type_ids, attention_mask, (), dtype, hidden_states)
+
+    def _evaluate(
+        self,
+        input_ids: Any,
+        token_type_ids: Any,
+        attention_mask: Any,
+        others: tuple[jax.Array, ...],
+        dtype: str,
+        hidden_states: bool,
+    ) -> ModelOutput:
+        """`others` are inputs of the network behind the usual three."""
         require_dtype(dtype, "float32", "bfloat16")
         self._check_inputs(input_ids, token_type_ids, attention_mask)
         input_ids = jnp.asarray(input_ids, jnp.int32)
         types = jnp.zeros_like(input_ids) if token_type_ids is None else jnp.asarray(token_type_ids, jnp.int32)
         mask = jnp.ones(input_ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask) > 0
         run = compiled(self.network, self.config, dtype=dtype, every_block=hidden_states)
-        return ModelOutput(**self.outputs(run(self.params, input_ids, types, mask)))
+        return ModelOutput(**self.outputs(run(self.params, input_ids, types, mask, *others)))
 
     def _check_inputs(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> None:
         input_ids = np.asarray(input_ids)
@@ -364,10 +427,10 @@ class PretrainedModel:
         """The same for the head, and the pooler if it is below that."""
         self.require_trained_encoder()
         if self.head:
-            parts = (self.head, "albert/pooler/") if self.head == "classifier/" else (self.head,)
+            parts = (self.head, "albert/pooler/") if self.head == "classifier/" else self.head
             self._require_loaded(parts, "fine-tune it first, or give a model that was")
 
-    def _require_loaded(self, parts: tuple[str, ...], advice: str) -> None:
+    def _require_loaded(self, parts: str | tuple[str, ...], advice: str) -> None:
         new = [path for path in self.untrained if path.startswith(parts)]
         if new:
             raise UserError(
@@ -433,6 +496,36 @@ class AlbertForQuestionAnswering(PretrainedModel):
         return {"start_logits": output.logits[..., 0], "end_logits": output.logits[..., 1]}
 
 
+class AlbertForBeamQuestionAnswering(PretrainedModel):
+    """ALBERT that finds where an answer starts, where it ends if it starts there, and whether there is one: Google's
+    for SQuAD 2.0, which transformers does not have."""
+
+    network = networks.AlbertForBeamQuestionAnswering
+    head = ("start_logits/", "end_logits/", "answer_class/")
+    task = "question-answering"
+
+    def __call__(
+        self,
+        input_ids: Any,
+        *,
+        token_type_ids: Any = None,
+        attention_mask: Any = None,
+        answerable: Any = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        hidden_states: bool = False,
+    ) -> ModelOutput:
+        """As every model's. `answerable` [B, L] is True where an answer may start and end, [CLS] (for none) and the
+        pieces of the context; by default [CLS] and segment 1 without its last token."""
+        if answerable is not None and np.shape(answerable) != np.shape(input_ids):
+            raise UserError(f"answerable: of shape {np.shape(answerable)}, but input_ids of {np.shape(input_ids)}")
+        others = () if answerable is None else (jnp.asarray(answerable) > 0,)
+        return self._evaluate(input_ids, token_type_ids, attention_mask, others, dtype, hidden_states)
+
+    def _logits(self, output: Any) -> dict[str, jax.Array]:
+        names = "start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index"
+        return {name: getattr(output, name)[:, 0] for name in names} | {"cls_logits": output.answer_class[:, 0]}
+
+
 class AlbertForMultipleChoice(PretrainedModel):
     """ALBERT that gives each of several choices a logit."""
 
@@ -451,6 +544,7 @@ CLASSES: dict[str, type[PretrainedModel]] = {
         AlbertForSequenceClassification,
         AlbertForTokenClassification,
         AlbertForQuestionAnswering,
+        AlbertForBeamQuestionAnswering,
         AlbertForMultipleChoice,
     )
 }
@@ -507,6 +601,8 @@ def find_source(
 
 def _kind_of(path: Path, source: str, revision: str | None) -> tuple[Literal["run", "folder", "hub", "google"], Path]:
     if path.is_dir():
+        if (path / BEST / huggingface.CONFIG_FILE).exists():  # of a run of finetune.py, or of one of its seeds
+            path = path / BEST
         if (path / MODEL_FILE).exists() and (path / CHECKPOINTS).is_dir():
             return "run", path
         if path.name == CHECKPOINTS and (path.parent / MODEL_FILE).exists():
@@ -518,7 +614,7 @@ def _kind_of(path: Path, source: str, revision: str | None) -> tuple[Literal["ru
         if (path / stablehlo.SIGNATURE).exists():
             raise UserError(f"{path}: is a StableHLO program for serving, not a model; see docs/models.md, Serve")
         raise UserError(
-            f"{path}: is neither the folder of a run ({MODEL_FILE} and {CHECKPOINTS}/) nor one of weights "
+            f"{path}: is neither the folder of a run ({MODEL_FILE} and {CHECKPOINTS}/, or {BEST}/) nor one of weights "
             f"({', '.join(huggingface.WEIGHT_FILES)}) nor of a TensorFlow checkpoint (*.index)"
         )
     if path.is_file() and path.name in huggingface.WEIGHT_FILES:

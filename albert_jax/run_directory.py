@@ -15,6 +15,8 @@ from albert_jax.errors import UserError
 
 CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "model.json", "versions.json", "lock"
 TOKENIZER_FOLDER, DATA_FILE = "tokenizer", "data.json"
+RESULT_FILE = "result.json"
+"""What a finished fine-tuning run found; its checkpoints are gone then."""
 ADVICE = "make room there, or give another --run_dir"
 RECORDED_PACKAGES = (
     "jax",
@@ -53,9 +55,9 @@ class RunDirectory:
                 f"run_dir = {self.path}: another process is training there; wait for it, or give another --run_dir"
             ) from error
 
-    def save_description(self, config: Any, tokenizer: Any, data: dict[str, str]) -> None:
-        """Writes the resolved configuration, the model's, the tokenizer, the fingerprints `data` of what is read, and
-        the versions of everything that matters.
+    def save_description(self, config: Any, model: Any, tokenizer: Any, data: dict[str, str]) -> None:
+        """Writes the resolved configuration, the model's, if any, the tokenizer, the fingerprints `data` of what is
+        read, and the versions of everything that matters.
 
         Raises `UserError` if the run in this folder was trained on other data: its own paths may have new contents.
         """
@@ -70,16 +72,19 @@ class RunDirectory:
                 )
         record.write_text(json.dumps(data, indent=2) + "\n")
         save_json(config, self.path / CONFIG_FILE)
-        save_json(config.model, self.path / MODEL_FILE)
+        if model is not None:
+            save_json(model, self.path / MODEL_FILE)
         (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
         tokenizer.save(self.path / TOKENIZER_FOLDER)
 
     def _check_configuration(self, config: Any) -> None:
         saved = self.path / CONFIG_FILE
-        if not any(self.path.glob("checkpoints/*")):
+        if not any(self.path.glob("checkpoints/*")) and not (self.path / RESULT_FILE).exists():
             return  # nothing has been trained here yet
         if not saved.exists():
-            raise UserError(f"run_dir = {self.path}: has checkpoints but no {CONFIG_FILE}; give another --run_dir")
+            raise UserError(
+                f"run_dir = {self.path}: holds a trained model but no {CONFIG_FILE}; give another --run_dir"
+            )
         try:
             before = json.loads(saved.read_text())
             if not isinstance(before, dict):

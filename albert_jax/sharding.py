@@ -8,6 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -18,6 +19,9 @@ AXES = ("data", "fsdp", "tensor")
 
 BATCH = P(None, ("data", "fsdp"))
 """Every array of a batch is [accumulation, sequences, ...]; the sequences are split, tensor neighbours share them."""
+
+ROWS = P(("data", "fsdp"))
+"""The same without accumulation, for evaluation."""
 
 
 class Rule(NamedTuple):
@@ -45,10 +49,12 @@ PARAMETER_RULES = (
     Rule(r"pooler/kernel", (None, "fsdp")),
     Rule(r"predictions/dense/kernel", ("fsdp", None)),
     Rule(r"(sop_classifier|classifier|qa_outputs)/kernel", ("fsdp", None)),
+    Rule(r"(start_logits|(end_logits|answer_class)/dense_[01])/kernel", ("fsdp", None)),
     # Vectors that every device needs whole.
     Rule(r"layer_norm/(scale|bias)", (None,)),
     Rule(r"(output|dense|pooler|embedding_hidden_mapping_in)/bias", (None,)),
     Rule(r"(sop_classifier|classifier|qa_outputs)/bias", (None,)),
+    Rule(r"(start_logits|end_logits/dense_[01]|answer_class/dense_0)/bias", (None,)),
 )
 
 
@@ -74,14 +80,14 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+def check_batch(batch_size: int, accumulation: int, mesh: Mesh, name: str = "phases.batch_size") -> None:
     """Raises `UserError` unless every device gets the same number of sequences in each part of a batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (accumulation * shards):
         unit = accumulation * shards
         nearest = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
         raise UserError(
-            f"phases.batch_size = {batch_size}: does not divide into {accumulation} accumulation steps x {shards} "
+            f"{name} = {batch_size}: does not divide into {accumulation} accumulation steps x {shards} "
             f"shares (mesh.data x mesh.fsdp); use {' or '.join(map(str, nearest))}, or another accumulation or mesh"
         )
 
@@ -120,6 +126,15 @@ def gathered(specs: Any) -> Any:
 def named(mesh: Mesh, specs: Any) -> Any:
     """The same tree with a `NamedSharding` in place of each `PartitionSpec`."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P))
+
+
+def place(arrays: dict[str, np.ndarray], mesh: Mesh, spec: P) -> dict[str, jax.Array]:
+    """Arrays that every process has whole, each on the devices of its part."""
+    sharding = NamedSharding(mesh, spec)
+    return {
+        name: jax.make_array_from_callback(array.shape, sharding, lambda index, array=array: array[index])
+        for name, array in arrays.items()
+    }
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

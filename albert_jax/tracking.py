@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 class Tracker:
     """Writes the metrics of one run into its directory and shows them."""
 
-    def __init__(self, directory: Path, *, step: int, total_steps: int):
+    def __init__(self, directory: Path, *, step: int, total_steps: int, title: str):
         """`step` is where the run stands: records beyond it, of a run that was killed before it saved, are dropped,
         since the same steps are about to be repeated."""
         self._path = directory / METRICS_FILE
@@ -43,7 +43,7 @@ class Tracker:
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._progress.add_task("pretraining", total=total_steps, completed=step, summary="")
+            self._task = self._progress.add_task(title, total=total_steps, completed=step, summary="")
             self._progress.start()
 
     def advance(self, step: int) -> None:

@@ -74,10 +74,10 @@ def zero_sums(objective: Objective, params: Any, batch: Batch) -> Sums:
 def train_step(
     state: TrainState,
     batch: Batch,
+    seed: int | jax.Array,
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    seed: int,
     computing: Any,
 ) -> tuple[TrainState, jax.Array]:
     """One update from a batch of arrays [accumulation, sequences, ...]; also the loss, whose arrival tells that the
@@ -116,12 +116,12 @@ def batch_parts(batch: Batch) -> int:
     return next(iter(batch.values())).shape[0]
 
 
-def random_key(seed: int) -> jax.Array:
+def random_key(seed: int | jax.Array) -> jax.Array:
     """The key of a seed, always of the one generator whose numbers depend on neither batching nor sharding."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def _sequence_keys(seed: int, step: jax.Array, batch: Batch) -> jax.Array:
+def _sequence_keys(seed: int | jax.Array, step: jax.Array, batch: Batch) -> jax.Array:
     """A key for every sequence [accumulation, sequences], by its place in the global batch."""
     parts, sequences = next(iter(batch.values())).shape[:2]
     step_key = jax.random.fold_in(random_key(seed), step)
@@ -134,13 +134,12 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
-    seed: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-    """`train_step` jitted over the mesh; the state passed in is consumed."""
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, jax.Array]]:
+    """`train_step` jitted over the mesh, as a function of state, batch and seed; the state passed in is consumed."""
     computing = named(mesh, gathered(jax.tree.map(lambda sharding: sharding.spec, shardings.params)))
     return jax.jit(
-        partial(train_step, objective=objective, optimizer=optimizer, seed=seed, computing=computing),
-        in_shardings=(shardings, NamedSharding(mesh, BATCH)),
+        partial(train_step, objective=objective, optimizer=optimizer, computing=computing),
+        in_shardings=(shardings, NamedSharding(mesh, BATCH), NamedSharding(mesh, P())),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
     )

@@ -109,6 +109,7 @@ def test_another_class_takes_a_part(source, tmp_path):
         (("albert", "predictions"), "AlbertForMaskedLM"),
         (("albert", "predictions", "sop_classifier"), "AlbertForPreTraining"),
         (("albert", "qa_outputs"), "AlbertForQuestionAnswering"),
+        (("albert", "start_logits", "end_logits", "answer_class"), "AlbertForBeamQuestionAnswering"),
         (("albert", "classifier"), "AlbertForSequenceClassification"),
     ],
 )

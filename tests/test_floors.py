@@ -12,11 +12,11 @@ FLOORS = {
     # words, without JAX; how they say that something is wrong comes before them
     "errors": -2, "alignment": -1, "sequences": -1, "config": 0, "tokenizer": 0,
     # arithmetic: arrays and trees, no model
-    "trees": 1, "sharding": 1, "metrics": 1, "flops": 1,
+    "trees": 1, "packed": 1, "results": 1, "sharding": 1, "metrics": 1, "flops": 1,
     # parts
     "model": 2, "inputs": 2, "optim": 2, "objectives": 2,
     # machinery: knows steps and files, nothing of ALBERT
-    "train": 2, "checkpoint": 2, "tracking": 2, "evaluate": 2, "run_directory": 2,
+    "train": 2, "checkpoint": 2, "tracking": 2, "evaluate": 2, "run_directory": 2, "stopping": 2,
     # purposes
     "tasks": 3, "interop": 3,
     # faces

@@ -120,6 +120,6 @@ def temporary_bytes(config: AlbertConfig, compute: ComputeConfig, sequences: int
             mesh,
             config,
         )
-        step = compile_train_step(objective, optimizer, mesh, shardings, seed=0)
-        memory = step.lower(state, batch).compile().memory_analysis()
+        step = compile_train_step(objective, optimizer, mesh, shardings)
+        memory = step.lower(state, batch, 0).compile().memory_analysis()
     return memory.temp_size_in_bytes - tree_bytes(state.params)

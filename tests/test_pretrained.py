@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 import pretrain
 from albert_jax import (
+    AlbertForBeamQuestionAnswering,
     AlbertForMaskedLM,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
@@ -57,6 +58,9 @@ CLASSIFIER = ["classifier/bias", "classifier/kernel"]
 PREDICTIONS = [f"predictions/{name}" for name in ("bias", "dense/bias", "dense/kernel")]
 PREDICTIONS += ["predictions/layer_norm/bias", "predictions/layer_norm/scale"]
 SOP = ["sop_classifier/bias", "sop_classifier/kernel"]
+BEAM = ["answer_class/dense_0/bias", "answer_class/dense_0/kernel", "answer_class/dense_1/kernel"]
+BEAM += [f"end_logits/dense_{number}/{name}" for number in (0, 1) for name in ("bias", "kernel")]
+BEAM += ["end_logits/layer_norm/bias", "end_logits/layer_norm/scale", "start_logits/bias", "start_logits/kernel"]
 
 
 # ---- what is read
@@ -307,6 +311,7 @@ FITS = {
     AlbertForSequenceClassification: (CLASSIFIER, PREDICTIONS + SOP),
     AlbertForTokenClassification: (CLASSIFIER, POOLER + PREDICTIONS + SOP),
     AlbertForQuestionAnswering: (["qa_outputs/bias", "qa_outputs/kernel"], POOLER + PREDICTIONS + SOP),
+    AlbertForBeamQuestionAnswering: (BEAM, POOLER + PREDICTIONS + SOP),
     AlbertForMultipleChoice: (CLASSIFIER, PREDICTIONS + SOP),
 }
 

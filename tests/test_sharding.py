@@ -11,6 +11,7 @@ import pytest
 from albert_jax.config import AlbertConfig, ComputeConfig, MeshConfig, OptimizerConfig
 from albert_jax.errors import UserError
 from albert_jax.model import (
+    AlbertForBeamQuestionAnswering,
     AlbertForMaskedLM,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
@@ -35,6 +36,7 @@ MODEL = AlbertConfig(
     max_position_embeddings=32,
 )
 NETWORKS = [
+    AlbertForBeamQuestionAnswering,
     AlbertForMaskedLM,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
@@ -84,9 +86,9 @@ def ten_steps(model, mesh_shape, accumulation):
             model,
         )
         state, losses = create(), []
-        step = compile_train_step(objective, optimizer, mesh, shardings, seed=3)
+        step = compile_train_step(objective, optimizer, mesh, shardings)
         for batch in batches:
-            state, loss = step(state, batch)
+            state, loss = step(state, batch, 3)
             losses.append(float(loss))
     return losses, state
 

@@ -9,7 +9,7 @@ from albert_jax.tracking import METRICS_FILE, Tracker, duration, read_metrics
 
 @pytest.fixture
 def tracker(tmp_path):
-    tracker = Tracker(tmp_path, step=0, total_steps=100)
+    tracker = Tracker(tmp_path, step=0, total_steps=100, title="test")
     yield tracker
     tracker.close()
 
@@ -32,7 +32,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tracker, tmp_path):
     tracker.close()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 20, "train/lo')  # killed while it wrote
-    resumed = Tracker(tmp_path, step=20, total_steps=100)
+    resumed = Tracker(tmp_path, step=20, total_steps=100, title="test")
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     assert resumed.value_at(20, "train/loss") == 0.05
     assert resumed.value_at(20, "held_out/loss") is None

@@ -1,8 +1,8 @@
 """Google's TensorFlow checkpoints and our parameters: names, files and configuration, in both directions.
 
-Names are those of google-research/albert (modeling.py, run_pretraining.py, run_classifier.py, run_race.py and
-run_squad_v1.py). Only the functions that touch a file need TensorFlow, and they alone import it; conversion works on
-any mapping from variable name to array."""
+Names are those of google-research/albert (modeling.py, run_pretraining.py, run_classifier.py, run_race.py,
+run_squad_v1.py and squad_utils.py). Only the functions that touch a file need TensorFlow, and they alone import it;
+conversion works on any mapping from variable name to array."""
 
 import dataclasses
 import json
@@ -48,16 +48,27 @@ LEAF_NAMES = {
     "predictions/bias": "cls/predictions/output_bias",
     "sop_classifier/kernel": "cls/seq_relationship/output_weights",
     "sop_classifier/bias": "cls/seq_relationship/output_bias",
-    # Fine-tuned: GLUE and, with a single row, RACE; SQuAD 1.1.
+    # Fine-tuned: GLUE and, with a single row, RACE; SQuAD 1.1; SQuAD 2.0.
     "classifier/kernel": "output_weights",
     "classifier/bias": "output_bias",
     "qa_outputs/kernel": "cls/squad/output_weights",
     "qa_outputs/bias": "cls/squad/output_bias",
+    "start_logits/kernel": "start_logits/dense/kernel",
+    "start_logits/bias": "start_logits/dense/bias",
+    "end_logits/dense_0/kernel": "end_logits/dense_0/kernel",
+    "end_logits/dense_0/bias": "end_logits/dense_0/bias",
+    "end_logits/layer_norm/scale": "end_logits/LayerNorm/gamma",
+    "end_logits/layer_norm/bias": "end_logits/LayerNorm/beta",
+    "end_logits/dense_1/kernel": "end_logits/dense_1/kernel",
+    "end_logits/dense_1/bias": "end_logits/dense_1/bias",
+    "answer_class/dense_0/kernel": "answer_class/dense_0/kernel",
+    "answer_class/dense_0/bias": "answer_class/dense_0/bias",
+    "answer_class/dense_1/kernel": "answer_class/dense_1/kernel",
 }
 
-FINE_TUNED = ("classifier/", "qa_outputs/")
-
 SQUAD_2_HEAD = ("start_logits/", "end_logits/", "answer_class/")
+
+FINE_TUNED = ("classifier/", "qa_outputs/", *SQUAD_2_HEAD)
 
 CONFIG_KEYS = (
     "vocab_size embedding_size hidden_size num_hidden_layers num_hidden_groups num_attention_heads intermediate_size "
@@ -259,8 +270,6 @@ def parameters_from_google(config: AlbertConfig, variables: Mapping[str, np.ndar
             raise UserError(f"{key}: is of type {arrays[key].dtype.name}, and parameters are float32")
     types = Counter(array.dtype.name for array in arrays.values() if array.dtype != np.float32)
     notes = [f"{count} variables of type {dtype}: read as float32" for dtype, count in types.items()]
-    if any(name.startswith(SQUAD_2_HEAD) for name in names.values()):
-        notes.append("the head for SQuAD 2 (start_logits, end_logits, answer_class) has no counterpart here: left out")
     arrays = {key: _transposed(names[key], array.astype(np.float32, copy=False)) for key, array in arrays.items()}
     parameters = {path: arrays[key] for path, key in sources.items()}
     if "albert/encoder/embedding_hidden_mapping_in/kernel" in parameters and not config.projects_embeddings:
@@ -368,6 +377,8 @@ def to_google(config: AlbertConfig, params: Params) -> dict[str, np.ndarray]:
 
 def _part(path: str) -> str:
     """What is there whole or not at all. Some models have no pooler."""
+    if path.startswith(SQUAD_2_HEAD):
+        return "SQuAD 2.0"
     return "albert/pooler" if path.startswith("albert/pooler/") else path.split("/", maxsplit=1)[0]
 
 

@@ -35,6 +35,12 @@ MODULE_NAMES = {
     "sop_classifier": "sop_classifier.classifier",
     "classifier": "classifier",
     "qa_outputs": "qa_outputs",
+    # No model of theirs: named like XLNet's head of this kind, with the layers' names of Google's.
+    "start_logits": "start_logits.dense",
+    "end_logits/dense_0": "end_logits.dense_0",
+    "end_logits/layer_norm": "end_logits.LayerNorm",
+    "end_logits/dense_1": "end_logits.dense_1",
+    "answer_class/dense_0": "answer_class.dense_0",
 }
 BLOCK_NAMES = {
     "attention/query": "attention.query",
@@ -52,6 +58,7 @@ TENSOR_NAMES = {
     "albert/embeddings/token_type": "albert.embeddings.token_type_embeddings.weight",
     "predictions/bias": "predictions.bias",
     "predictions/decoder": "predictions.decoder.weight",
+    "answer_class/dense_1/kernel": "answer_class.dense_1.weight",
 }
 PROJECTION = "albert/encoder/embedding_hidden_mapping_in"
 DECODER_WEIGHT, DECODER_BIAS = "predictions.decoder.weight", "predictions.decoder.bias"

@@ -11,6 +11,7 @@ AUTO_CLASSES = {
     "AlbertForSequenceClassification": "AutoModelForSequenceClassification",
     "AlbertForTokenClassification": "AutoModelForTokenClassification",
     "AlbertForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "AlbertForBeamQuestionAnswering": "AutoModel",
     "AlbertForMultipleChoice": "AutoModelForMultipleChoice",
 }
 
@@ -35,6 +36,9 @@ def model_card(
         if has_tokenizer
         else "# the tokenizer is not in this folder"
     ]
+    begin = "or"
+    if architecture == "AlbertForBeamQuestionAnswering":
+        begin = "That is the encoder alone, as transformers has no class with Google's head for SQuAD 2.0. The whole is"
     lines += [
         "",
         "```python",
@@ -44,7 +48,7 @@ def model_card(
         f"model = {auto}.from_pretrained(FOLDER)",
         "```",
         "",
-        "or in JAX, with [ALBERT in JAX/Flax](https://arxiv.org/abs/1909.11942):",
+        f"{begin} in JAX, with [ALBERT in JAX/Flax](https://arxiv.org/abs/1909.11942):",
         "",
         "```python",
         f"from albert_jax import {architecture}",

@@ -4,6 +4,7 @@ models in `heads`.
 One alphabet for axes, in types, einsums and comments alike:
     B batch    L sequence length    E embedding size    H hidden size    A attention heads    D head size (H / A)
     F feed-forward (intermediate) size    V vocabulary    P masked positions    T segment types
+    S sequences of a packed row
 
 Modules hold parameters and static settings only. Outside this package a model is `(graph, params)`, where `params` is
 a plain nested dict, and randomness is an explicit argument: one key per sequence, or None for evaluation, so that a
@@ -12,6 +13,7 @@ dropout mask depends on (seed, step, position of the sequence in the batch, laye
 
 from albert_jax.model.encoder import AlbertModel
 from albert_jax.model.heads import (
+    AlbertForBeamQuestionAnswering,
     AlbertForMaskedLM,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
@@ -19,6 +21,8 @@ from albert_jax.model.heads import (
     AlbertForSequenceClassification,
     AlbertForTokenClassification,
     AlbertWithoutHead,
+    BeamOutput,
+    BeamTrainingOutput,
     Output,
     Params,
     PreTrainingOutput,
@@ -27,6 +31,7 @@ from albert_jax.model.heads import (
 )
 
 __all__ = [
+    "AlbertForBeamQuestionAnswering",
     "AlbertForMaskedLM",
     "AlbertForMultipleChoice",
     "AlbertForPreTraining",
@@ -35,6 +40,8 @@ __all__ = [
     "AlbertForTokenClassification",
     "AlbertModel",
     "AlbertWithoutHead",
+    "BeamOutput",
+    "BeamTrainingOutput",
     "Output",
     "Params",
     "PreTrainingOutput",

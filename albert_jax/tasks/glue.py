@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from albert_jax.errors import UserError
+from albert_jax.tasks.datasets import class_name, is_dataset, open_dataset, require_columns, require_split
 from albert_jax.tasks.examples import Hyperparameters, Published, TextExample, listing, read_rows
 
 SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
@@ -250,8 +253,8 @@ def get_task(name: str) -> GlueTask:
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[TextExample]:
     """The examples of a split in the official order, with ids such as "dev-0".
 
-    `data_dir` is a folder in the official layout, `hf:NAME` (the hub's glue, say) or `hf:FOLDER` (what `save_to_disk`
-    wrote of one task, or a folder of such folders named for the tasks), `tfds:glue` or `tfds:glue#data_dir=FOLDER`.
+    `data_dir` is a folder in the official layout, or a dataset as in `open_dataset`: `hf:glue`, `hf:FOLDER` (what
+    `save_to_disk` wrote of one task, or a folder of such folders named for the tasks) or `tfds:glue`.
     Labels are numbered in the order of `GlueTask.labels`, whatever the source's own. Test splits have none, even where
     the source has, as for MRPC. Warns of the rows that QQP lacks columns in and that are left out, as everywhere.
 
@@ -259,9 +262,9 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[TextExample]:
         UserError: with the file and line, or the dataset and row: what is missing or wrong, and what was expected.
     """
     known = get_task(task)
-    _require_split(known, split)
+    require_split(task, split, known.files)
     source = str(data_dir)
-    if source.startswith(("hf:", "tfds:")):
+    if is_dataset(source):
         rows = _dataset_rows(known, split, source)
     else:
         rows = _file_rows(known, split, glue_file(task, split, data_dir))
@@ -279,7 +282,7 @@ def glue_file(task: str, split: str, data_dir: str | Path) -> Path:
     """The file that a split is read from: of the official name, or else the only one whose name begins so, such as
     train.sample.tsv for train.tsv; for MRPC also Microsoft's msr_paraphrase_train.txt and _test.txt."""
     known = get_task(task)
-    _require_split(known, split)
+    require_split(task, split, known.files)
     folder = Path(data_dir).expanduser() / known.folder
     path = folder / known.files[split]
     if path.is_file():
@@ -313,11 +316,6 @@ def format_submission(task: str, split: str, predictions: Sequence[int | float])
 
 Row = tuple[str, tuple[str, ...], str | None]
 """Where it is, for messages; its texts; its label as spelled there, None without."""
-
-
-def _require_split(task: GlueTask, split: str) -> None:
-    if split not in task.files:
-        raise UserError(f"{task.name} has no split {split!r}; there are {listing(task.files)}")
 
 
 def _parse_label(task: GlueTask, label: str | None, where: str) -> int | float:
@@ -397,75 +395,21 @@ def _dataset_rows(task: GlueTask, split: str, source: str) -> Iterator[Row]:
     """The rows in the order of "idx": TensorFlow Datasets shuffles as it writes."""
     if task.name == "ax" and split != "test":
         raise UserError(f"{source}: {split} of ax comes from the file {task.files[split]} only; give its folder")
-    open_dataset = _open_hugging_face if source.startswith("hf:") else _open_tensorflow
-    place = source.partition(":")[2]
-    if not place.partition("#")[0]:
-        raise UserError(f"{source!r} names no dataset; write {source.partition(':')[0]}:glue")
-    rows, names = open_dataset(task, split.replace("dev", "validation"), source, place)
-    ordered = sorted(enumerate(rows), key=lambda row: row[1].get("idx", row[0]))
-    for number, row in ordered:
-        where = f"{source}, {task.name}, row {number:,} of {split}"
-        labelled = not split.startswith("test")
-        needed = (*task.dataset_columns, *(["label"] if labelled else []))
-        if missing := [name for name in needed if name not in row]:
-            raise UserError(f"{where}: no column {listing(missing)}, found {listing(row)}")
-        texts = tuple(_text(row[name]) for name in task.dataset_columns)
-        yield where, texts, _spelled(task, row["label"], names, where) if labelled else None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    data = open_dataset(source, split, usual="glue", hub_config=task.name, tensorflow_config=task.name)
+    labelled = not split.startswith("test")
+    for _, (where, row) in sorted(enumerate(data), key=lambda entry: entry[1][1].get("idx", entry[0])):
+        require_columns(row, (*task.dataset_columns, *(["label"] if labelled else [])), where)
+        texts = tuple(row[name] for name in task.dataset_columns)
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise UserError(f"{where}: {wrong[0]!r:.60} in {listing(task.dataset_columns)}, expected a text")
+        yield where, texts, _spelled(task, row["label"], data.class_names.get("label"), where) if labelled else None
 
 
 def _spelled(task: GlueTask, label: Any, names: Sequence[str] | None, where: str) -> str:
     """A label as a name, or a number as text."""
-    if isinstance(label, str | bytes) or task.regression:
-        return _text(label)
-    if names is not None:
-        return names[label] if 0 <= label < len(names) else str(label)
-    if task.labels != _BINARY:
-        raise UserError(f"{where}: the label is the number {label}, and the dataset does not say what it stands for")
-    return str(label)
-
-
-def _open_hugging_face(task: GlueTask, split: str, source: str, place: str) -> tuple[list[dict], list[str] | None]:
-    from datasets import ClassLabel, DatasetDict, load_dataset, load_from_disk
-
-    folder = Path(place).expanduser()
-    try:
-        if folder.is_dir():
-            named = folder / task.name
-            dataset = load_from_disk(str(named if named.is_dir() else folder))
-        else:
-            # The hub's "glue" of old was renamed.
-            dataset = load_dataset("nyu-mll/glue" if place == "glue" else place, task.name)
-    except Exception as error:  # the hub, its client and the file systems below each raise their own kinds
-        raise _unopened(task, source, error) from None
-    if not isinstance(dataset, DatasetDict):
-        raise UserError(f"{source}: a single split; save the DatasetDict with all splits of {task.name}")
-    if split not in dataset:
-        raise UserError(f"{source}: {task.name} has no split {split!r}, there are {listing(dataset)}")
-    feature = dataset[split].features.get("label")
-    return dataset[split].to_list(), feature.names if isinstance(feature, ClassLabel) else None
-
-
-def _open_tensorflow(task: GlueTask, split: str, source: str, place: str) -> tuple[list[dict], list[str] | None]:
-    import tensorflow_datasets as tfds
-
-    name, _, option = place.partition("#")
-    key, _, folder = option.partition("=")
-    if option and (key != "data_dir" or not folder):
-        raise UserError(f"{source!r}: after # only data_dir=FOLDER is known")
-    try:
-        data = tfds.data_source(f"{name}/{task.name}", split=split, data_dir=folder or None)
-        rows = [data[i] for i in range(len(data))]
-    except Exception as error:
-        raise _unopened(task, source, error) from None
-    features = data.dataset_info.features
-    # A feature that is no ClassLabel has no names.
-    return rows, getattr(features["label"], "names", None) if "label" in features else None
-
-
-def _unopened(task: GlueTask, source: str, error: Exception) -> UserError:
-    reason = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
-    return UserError(f"{source}: {task.name} cannot be opened: {reason}")
+    if task.regression:
+        # The datasets hold the scores in float32, whose shortest spelling is that of the files: 3.8, not 3.7999999523.
+        return str(np.float32(label)) if isinstance(label, float) else str(label)
+    if names is None and task.labels == _BINARY:
+        return str(label)
+    return class_name(label, names, "label", where)

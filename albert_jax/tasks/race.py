@@ -1,11 +1,14 @@
-"""Multiple choice: RACE as its authors distribute it, DREAM, and SWAG-like csv files, all as `ChoiceExample`s."""
+"""Multiple choice: RACE, DREAM and SWAG, from the files that their authors distribute or from datasets, all as
+`ChoiceExample`s."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from albert_jax.errors import UserError
+from albert_jax.tasks.datasets import is_dataset, open_dataset, require_columns, require_split
 from albert_jax.tasks.examples import (
     Blanks,
     ChoiceExample,
@@ -19,9 +22,11 @@ from albert_jax.tasks.examples import (
 from albert_jax.tokenizer import AlbertTokenizer
 
 GROUPS = ("middle", "high")
-SPLITS = ("train", "dev", "test")
 ALL = "all.txt"
 """Google's run_race.py read one file with an article on each line; the distribution has one file for each article."""
+
+SWAG_FILES = {"train": "train.csv", "dev": "val.csv", "test": "test.csv"}
+ENDINGS = ("ending0", "ending1", "ending2", "ending3")
 
 RACE_V1 = Hyperparameters(2e-5, 32, 0.1, 0.1, 12_000, 1_000, 512, "paper, Table 14")
 RACE_V2 = Hyperparameters(1e-5, 32, 0.0, 0.1, 12_000, 1_000, 512, "paper, Table 14; rate and dropout: Google's README")
@@ -32,12 +37,15 @@ def read_race(data_dir: str | Path, split: str, groups: Sequence[str] = GROUPS) 
     """The questions of RACE in the order of the groups, of the articles' numbers, and of each article.
 
     `data_dir` is the folder RACE or the one around it; in a group's folder lies either a file for each article, or
-    all.txt with one on each line. Articles without "answers" have no labels. Raises UserError with file and line.
+    all.txt with one on each line. Or it is a dataset as in `open_dataset`: `hf:race`, `hf:FOLDER` (of both groups, or
+    with a folder for each) or `tfds:race`, which needs TensorFlow to be prepared, though not to be read. Articles
+    without "answers" have no labels. Raises UserError with file and line, or the dataset and row.
     """
-    if split not in SPLITS:
-        raise UserError(f"RACE has no split {split!r}; there are {listing(SPLITS)}")
+    require_split("RACE", split)
     if not groups or (unknown := [group for group in groups if group not in GROUPS]):
         raise UserError(f"RACE has no group {listing(unknown) if groups else '()'}; there are {listing(GROUPS)}")
+    if is_dataset(data_dir):
+        return [example for group in groups for example in _race_rows(data_dir, split, group)]
     root = Path(data_dir).expanduser()
     root = root / "RACE" if (root / "RACE").is_dir() else root
     examples: list[ChoiceExample] = []
@@ -66,8 +74,27 @@ def encode_race(
     return encode_choices(examples, tokenizer, max_length, blanks=blanks)
 
 
+def open_dream(split: str, data_dir: str | Path) -> list[ChoiceExample]:
+    """The questions of DREAM's "train", "dev" or "test", all with their answers, from the folder of train.json,
+    dev.json and test.json, or from a dataset as in `open_dataset`: `hf:dream` or `hf:FOLDER`."""
+    require_split("DREAM", split)
+    if not is_dataset(data_dir):
+        return read_dream(Path(data_dir) / f"{split}.json")
+    data = open_dataset(data_dir, split, usual="dream")
+    examples: list[ChoiceExample] = []
+    asked: Counter[str] = Counter()
+    for where, row in data:
+        require_columns(row, ("dialogue_id", "dialogue", "question", "choice"), where)
+        name, turns = row["dialogue_id"], row["dialogue"]
+        if not isinstance(name, str) or not _are_texts(turns):
+            raise UserError(f"{where}: expected a text as dialogue_id and a list of texts as dialogue")
+        examples.append(_dream_question(row, f"{name}-{asked[name]}", turns, f"{where} ({name})"))
+        asked[name] += 1
+    return examples
+
+
 def read_dream(path: str | Path) -> list[ChoiceExample]:
-    """The questions of DREAM: train.json, dev.json or test.json, or a folder's of that name given as its path."""
+    """The questions of a file in DREAM's layout. Raises UserError with file and dialogue."""
     path = Path(path).expanduser()
     dialogues = _json("\n".join(line for _, line in read_lines(path)), str(path))
     if not isinstance(dialogues, list) or not dialogues:
@@ -76,53 +103,100 @@ def read_dream(path: str | Path) -> list[ChoiceExample]:
     for number, dialogue in enumerate(dialogues):
         where = f"{path}, dialogue {number + 1:,}"
         match dialogue:
-            case [[*turns], [*questions], str(name)] if all(isinstance(turn, str) for turn in turns):
+            case [turns, [*questions], str(name)] if _are_texts(turns):
                 pass
             case _:
                 raise UserError(f"{where}: expected [[turns], [questions], id]")
         for i, question in enumerate(questions):
-            there = f"{where} ({name}), question {i + 1}"
-            match question:
-                case {"question": str(asked), "choice": [*choices]} if all(isinstance(c, str) for c in choices):
-                    answer = question.get("answer")
-                case _:
-                    raise UserError(f"{there}: expected question, choice and answer")
-            if answer is not None and answer not in choices:
-                raise UserError(f"{there}: the answer is {answer!r}, which is none of its choices: {listing(choices)}")
-            label = None if answer is None else choices.index(answer)
-            examples.append(ChoiceExample(f"{name}-{i}", "\n".join(turns), asked, tuple(choices), label))
+            examples.append(_dream_question(question, f"{name}-{i}", turns, f"{where} ({name}), question {i + 1}"))
     return examples
 
 
-def read_swag(path: str | Path) -> list[ChoiceExample]:
+def open_swag(split: str, data_dir: str | Path) -> list[ChoiceExample]:
+    """The questions of SWAG's "train", "dev" or "test", from the folder of train.csv, val.csv and test.csv, or from a
+    dataset as in `open_dataset`: `hf:swag` or `hf:FOLDER`. The test split has no labels."""
+    require_split("SWAG", split)
+    labelled = split != "test"
+    if is_dataset(data_dir):
+        data = open_dataset(data_dir, split, usual="swag", hub_config="regular")
+        return [_swag_example(row, str(n), where, labelled) for n, (where, row) in enumerate(data)]
+    path = Path(data_dir).expanduser() / SWAG_FILES[split]
+    examples = read_swag(path, labelled=labelled)
+    if labelled and examples[0].label is None:
+        raise UserError(f"{path}, line 1: no column label in the header")
+    return examples
+
+
+def read_swag(path: str | Path, *, labelled: bool = True) -> list[ChoiceExample]:
     """SWAG's csv: sent1 is the text and sent2 the beginning of each ending; with startphrase alone that is the text.
-    Without a column label nothing is known. Raises UserError with file and line."""
+    Without a column label, or not `labelled`, nothing is known. Raises UserError with file and line."""
     path = Path(path).expanduser()
     rows = read_rows(path)
     _, header = next(rows, (0, []))
-    endings = [f"ending{i}" for i in range(4)]
-    starts = ["sent1", "sent2"] if {"sent1", "sent2"} <= set(header) else ["startphrase"]
-    if missing := [name for name in (*starts, *endings) if name not in header]:
+    starts = ("sent1", "sent2") if {"sent1", "sent2"} <= set(header) else ("startphrase",)
+    if missing := [name for name in (*starts, *ENDINGS) if name not in header]:
         raise UserError(
             f"{path}, line 1: no column {listing(missing)}; expected sent1 and sent2 or startphrase, "
-            f"{listing(endings)} and label, found {listing(header)}"
+            f"{listing(ENDINGS)} and label, found {listing(header)}"
         )
     examples = []
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(f"{path}, line {line:,}: {len(row)} cells, expected {len(header)} as in the header")
         cells = dict(zip(header, row, strict=True))
-        label = None
-        if "label" in cells:
-            if cells["label"] not in ("0", "1", "2", "3"):
-                raise UserError(f"{path}, line {line:,}: the label is {cells['label']!r}, expected 0, 1, 2 or 3")
-            label = int(cells["label"])
-        text, question = cells[starts[0]], cells["sent2"] if len(starts) == 2 else ""
-        choices = tuple(cells[name] for name in endings)
-        examples.append(ChoiceExample(str(len(examples)), text, question, choices, label))
+        known = labelled and "label" in cells
+        examples.append(_swag_example(cells, str(len(examples)), f"{path}, line {line:,}", known))
     if not examples:
         raise UserError(f"{path}: no rows below the header")
     return examples
+
+
+# ---- one question
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _race_question(
+    name: str, text: str, question: Any, options: Any, answer: Any, group: str, where: str, *, labelled: bool
+) -> ChoiceExample:
+    if not isinstance(question, str) or not isinstance(options, list) or len(options) != 4:
+        raise UserError(f"{where}: expected a text and a list of 4 options")
+    if not _are_texts(options):
+        raise UserError(f"{where}: expected options that are texts, found {options}")
+    if labelled and answer not in ("A", "B", "C", "D"):
+        raise UserError(f"{where}: the answer is {answer!r}, expected A, B, C or D")
+    return ChoiceExample(name, text, question, tuple(options), "ABCD".index(answer) if labelled else None, group)
+
+
+def _dream_question(question: Any, name: str, turns: Sequence[str], where: str) -> ChoiceExample:
+    match question:
+        case {"question": str(asked), "choice": choices} if _are_texts(choices):
+            answer = question.get("answer")
+        case _:
+            raise UserError(f"{where}: expected question, choice and answer")
+    if answer is not None and answer not in choices:
+        raise UserError(f"{where}: the answer is {answer!r}, which is none of its choices: {listing(choices)}")
+    label = None if answer is None else choices.index(answer)
+    return ChoiceExample(name, "\n".join(turns), asked, tuple(choices), label)
+
+
+def _swag_example(cells: Mapping[str, Any], name: str, where: str, labelled: bool) -> ChoiceExample:
+    starts = ("sent1", "sent2") if "sent1" in cells and "sent2" in cells else ("startphrase",)
+    require_columns(cells, (*starts, *ENDINGS, *(["label"] if labelled else [])), where)
+    for column in (*starts, *ENDINGS):
+        if not isinstance(cells[column], str):
+            raise UserError(f"{where}: {column} is {cells[column]!r:.60}, expected a text")
+    # A number in datasets.
+    if labelled and str(cells["label"]) not in ("0", "1", "2", "3"):
+        raise UserError(f"{where}: the label is {str(cells['label'])!r}, expected 0, 1, 2 or 3")
+    choices = tuple(cells[column] for column in ENDINGS)
+    question = cells["sent2"] if len(starts) == 2 else ""
+    return ChoiceExample(name, cells[starts[0]], question, choices, int(cells["label"]) if labelled else None)
+
+
+# ---- RACE
 
 
 def _article_files(folder: Path) -> list[Path]:
@@ -156,15 +230,36 @@ def _article(article: Any, where: str, name: str, group: str) -> list[ChoiceExam
     lengths = {len(questions), len(options), len(questions if answers is None else answers)}
     if len(lengths) > 1:
         raise UserError(f"{where}: questions, options and answers differ in number: {listing(sorted(lengths))}")
+    known = answers is not None
     examples = []
     for i, (question, choices) in enumerate(zip(questions, options, strict=True)):
-        there = f"{where}, question {i + 1}"
-        if not isinstance(question, str) or not isinstance(choices, list) or len(choices) != 4:
-            raise UserError(f"{there}: expected a text and a list of 4 options")
-        if not all(isinstance(choice, str) for choice in choices):
-            raise UserError(f"{there}: expected options that are texts, found {choices}")
-        if answers is not None and answers[i] not in ("A", "B", "C", "D"):
-            raise UserError(f"{there}: the answer is {answers[i]!r}, expected A, B, C or D")
-        label = None if answers is None else ord(answers[i]) - ord("A")
-        examples.append(ChoiceExample(f"{name}-{i}", text, question, tuple(choices), label, group))
+        there, answer = f"{where}, question {i + 1}", answers[i] if known else None
+        examples.append(_race_question(f"{name}-{i}", text, question, choices, answer, group, there, labelled=known))
     return examples
+
+
+def _race_rows(source: str | Path, split: str, group: str) -> list[ChoiceExample]:
+    """A group's questions: a row is one of them in Hugging Face's datasets, and an article in TensorFlow's. The numbers
+    in example_id order the articles as their files', and an article's questions stand in its order in both."""
+    data = open_dataset(source, split, usual="race", hub_config=group, tensorflow_config=group)
+    articles: dict[str, list[ChoiceExample]] = {}
+    for where, row in data:
+        require_columns(row, ("example_id", "article", "options"), where)
+        name, text = str(row["example_id"]).removesuffix(".txt"), row["article"]
+        if not name.startswith(GROUPS) or not isinstance(text, str):
+            raise UserError(f"{where}: expected an example_id such as middle1.txt or high1.txt, and a text as article")
+        if not name.startswith(group):
+            continue
+        asked = articles.setdefault(name, [])
+        if "questions" in row:
+            asked += _article(row, where, name, group)
+        else:
+            require_columns(row, ("question",), where)
+            # One string for all questions of the article.
+            text = asked[0].text if asked and asked[0].text == text else text
+            question, options, answer = row["question"], row["options"], row.get("answer")
+            known, number = answer is not None, f"{name}-{len(asked)}"
+            asked.append(_race_question(number, text, question, options, answer, group, where, labelled=known))
+    if not articles:
+        raise UserError(f"{data.title}, {split}: holds no questions of the group {group}")
+    return [one for name in sorted(articles, key=lambda name: (len(name), name)) for one in articles[name]]

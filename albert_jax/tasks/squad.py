@@ -9,11 +9,13 @@ import lzma
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.tasks.datasets import is_dataset, open_dataset, require_columns, require_split
+from albert_jax.tasks.examples import listing
 from albert_jax.tokenizer import AlbertTokenizer, write_file
 
 MAX_LENGTH, MAX_LENGTH_2 = 384, 512
@@ -24,8 +26,10 @@ LEAST_ROOM = 16  # pieces of a context beside its question; fewer hold hardly an
 NO_SPAN_SCORE = -2e6
 """Google's score of "" where no span is left; finite, as JSON has no infinity."""
 
+Version = Literal["1.1", "2.0"]
 
-# ---- the official files
+
+# ---- the official files, and datasets
 
 
 class GoldAnswer(NamedTuple):
@@ -49,6 +53,48 @@ class SquadExample(NamedTuple):
     answers: tuple[GoldAnswer, ...]
     is_impossible: bool
     moved: int = 0
+
+
+def open_squad(version: Version, split: str, data_dir: str | Path) -> list[SquadExample]:
+    """The questions of a split, "train", "dev" or "test", the same ones from every source.
+
+    `data_dir` is a folder of the official files, see `squad_file`; or a dataset as in `open_dataset`: `hf:squad`,
+    `hf:squad_v2`, `hf:FOLDER` or `tfds:squad`. Those on the hub have the files' order; TensorFlow Datasets shuffles as
+    it writes and keeps no index, so its own order stays. A test split has no answers, even where the source has.
+
+    Raises:
+        UserError: as `read_squad`; or no such version, split or file; or of 1.1 a question without an answer.
+    """
+    if version not in get_args(Version):
+        raise UserError(f"SQuAD has no version {version!r}; there are {listing(get_args(Version))}")
+    require_split("SQuAD", split)
+    if is_dataset(data_dir):
+        examples = _dataset_examples(version, split, data_dir)
+    else:
+        examples = read_squad(squad_file(version, split, data_dir))
+    if split == "test":
+        return [example._replace(answers=(), is_impossible=False, moved=0) for example in examples]
+    unanswered = next((example.id for example in examples if not example.answers), None)
+    if version == "1.1" and unanswered is not None:
+        raise UserError(f"{data_dir}, {split}: question {unanswered!r} has no answer; state version 2.0, or mend it")
+    return examples
+
+
+def squad_file(version: Version, split: str, data_dir: str | Path) -> Path:
+    """The file that a split is read from: of the official name, such as train-v2.0.json, plain or as .xz, or else the
+    only one whose name begins so. Raises UserError where there is none, or several."""
+    folder, stem = Path(data_dir).expanduser(), f"{split}-v{version}"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the one that holds {stem}.json, hf:NAME or tfds:NAME")
+    for path in (folder / f"{stem}.json", folder / f"{stem}.json.xz"):
+        if path.is_file():
+            return path
+    found = sorted(path for path in folder.glob(f"{stem}*") if path.name.endswith((".json", ".json.xz")))
+    if len(found) > 1:
+        raise UserError(f"{folder}: no {stem}.json, and several like it ({listing(p.name for p in found)}); rename one")
+    if not found:
+        raise UserError(f"{folder}: no {stem}.json, plain or as .xz, and no other .json that begins with {stem}")
+    return found[0]
 
 
 def read_squad(path: str | Path) -> list[SquadExample]:
@@ -78,6 +124,33 @@ def read_squad(path: str | Path) -> list[SquadExample]:
                 examples.append(_example(name, title, context, entry, f"{path}: question {name!r}"))
     if not examples:
         raise UserError(f"{path}: has no questions")
+    return examples
+
+
+def _dataset_examples(version: Version, split: str, source: str | Path) -> list[SquadExample]:
+    """Rows of Hugging Face's or TensorFlow's form; in 2.0 a question without answers has none in its context."""
+    data = open_dataset(source, split, usual="squad", tensorflow_config=f"v{version}")
+    examples: list[SquadExample] = []
+    seen: set[str] = set()
+    contexts: dict[str, str] = {}
+    for where, row in data:
+        require_columns(row, ("id", "question", "context", *(["answers"] if split != "test" else [])), where)
+        name, context = _field(row, "id", str, where), _field(row, "context", str, where)
+        if name in seen:
+            raise UserError(f"{where}: question {name!r} occurs twice; predictions go by id, so rename one")
+        seen.add(name)
+        match row.get("answers"):
+            case {"text": [*texts], "answer_start": [*starts]} if len(texts) == len(starts):
+                answers = [dict(text=t, answer_start=s) for t, s in zip(texts, starts, strict=True)]
+            case None if split == "test":
+                answers = []
+            case other:
+                expected = "text and answer_start, lists of one length"
+                raise UserError(f"{where}: answers is {_short(other)}, expected {expected}")
+        impossible = row.get("is_impossible", version == "2.0" and split != "test" and not answers)
+        entry = dict(question=row["question"], answers=answers, is_impossible=impossible)
+        title = _field(row, "title", str, where) if "title" in row else ""
+        examples.append(_example(name, title, contexts.setdefault(context, context), entry, f"{where} ({name!r})"))
     return examples
 
 

@@ -1,5 +1,5 @@
-"""A user's own data: a .csv, .tsv or .jsonl file with named columns becomes examples of any task. What the columns
-leave open must be said; what a file of another task would be read as is an error that names line and column."""
+"""A user's own data: a .csv, .tsv, .jsonl or .json file with named columns becomes examples of any task. What the
+columns leave open must be said; what a file of another task would be read as is an error that names line and column."""
 
 import json
 import math
@@ -14,7 +14,8 @@ from albert_jax.tasks.examples import ChoiceExample, TaggingExample, TextExample
 from albert_jax.tasks.squad import GoldAnswer, SquadExample
 
 Kind = Literal["classification", "regression", "multi_label", "tagging", "multiple_choice", "question_answering"]
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+JSON_SUFFIXES = (".jsonl", ".json")
+SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -28,12 +29,12 @@ class Columns:
     label: str = "label"
     """of classification, regression, and multiple choice: there the number of the right choice from 0, or its letter"""
     labels: str = "labels"
-    """of multi-label: a list in .jsonl; elsewhere separated by `separator`, and nothing for none"""
+    """of multi-label: a list in JSON; elsewhere separated by `separator`, and nothing for none"""
     words: str = "words"
-    """of tagging, and `tags`: lists in .jsonl, elsewhere separated by spaces"""
+    """of tagging, and `tags`: lists in JSON, elsewhere separated by spaces"""
     tags: str = "tags"
     choices: str = "choices"
-    """of multiple choice: a list in .jsonl, elsewhere a column for each, choices0, choices1 and so on, or choice0"""
+    """of multiple choice: a list in JSON, elsewhere a column for each, choices0, choices1 and so on, or choice0"""
     question: str = "question"
     context: str = "context"
     answer: str = "answer"
@@ -41,7 +42,7 @@ class Columns:
     answer_start: str = "answer_start"
     """the answer's first character in the context, from 0; without it, the first place where the answer stands"""
     answers: str = "answers"
-    """in .jsonl instead of these two: {"text": [...], "answer_start": [...]}, as Hugging Face's squad has them"""
+    """in JSON instead of these two: {"text": [...], "answer_start": [...]}, as Hugging Face's squad has them"""
     separator: str = "|"
 
 
@@ -60,9 +61,19 @@ class _Row:
     path: Path
     line: int
     cells: dict[str, Any]
+    unit: Literal["line", "item"] = "line"
+    """what `line` counts: those of the file, or the items of its JSON list"""
+
+    @property
+    def json(self) -> bool:
+        return self.path.suffix in JSON_SUFFIXES
+
+    @property
+    def place(self) -> str:
+        return f"{self.unit} {self.line:,}"
 
     def where(self, column: str) -> str:
-        return f"{self.path}, line {self.line:,}, column {column!r}"
+        return f"{self.path}, {self.place}, column {column!r}"
 
 
 def read_table(
@@ -73,7 +84,8 @@ def read_table(
     like: Table | None = None,
     labelled: bool = True,
 ) -> Table:
-    """The examples of a file with a header; in .jsonl the fields of the first line are the header.
+    """The examples of a file with a header; in JSON the fields of the first object are the header. A .json holds an
+    object on each line, as a .jsonl does, or one list of objects, whose places are then named in place of lines.
 
     Args:
         kind: what the examples are for. Unsaid, the columns tell: words; choices; question and context; labels; and a
@@ -93,18 +105,19 @@ def read_table(
         raise UserError(f"kind is {kind!r}, expected one of {listing(get_args(Kind))}")
     if like is not None and (kind, columns) != (None, None):
         raise UserError("kind and columns are those of the table in `like`; give either these or that")
-    rows = list(_json_rows(path) if path.suffix == ".jsonl" else _delimited_rows(path))
+    in_json = path.suffix in JSON_SUFFIXES
+    rows = list(_json_rows(path) if in_json else _delimited_rows(path))
     if not rows:
-        raise UserError(f"{path}: no rows" + ("" if path.suffix == ".jsonl" else " below the header"))
+        raise UserError(f"{path}: no rows" + ("" if in_json else " below the header"))
     columns = like.columns if like else columns or Columns()
     kind = like.kind if like else kind or _infer_kind(rows, columns, labelled)
     known = like.labels if like else None
     _require_columns(rows[0], kind, columns, labelled)
-    duplicates: dict[str, int] = {}
+    duplicates: dict[str, str] = {}
     for row in rows:
         if (name := _id(row, columns)) in duplicates:
-            raise UserError(f"{row.where(columns.id)}: {name!r} is the id of line {duplicates[name]:,} too")
-        duplicates[name] = row.line
+            raise UserError(f"{row.where(columns.id)}: {name!r} is the id of {duplicates[name]} too")
+        duplicates[name] = row.place
     match kind:
         case "classification":
             return _classification(rows, columns, labelled, known)
@@ -149,21 +162,33 @@ def _delimited_rows(path: Path) -> Iterator[_Row]:
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
-    for line, text in read_lines(path):
-        if not text.strip():
-            continue
-        try:
-            cells = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {line:,}: not JSON ({error})") from None
-        if not isinstance(cells, dict):
-            raise UserError(f"{path}, line {line:,}: {type(cells).__name__}, expected an object with named fields")
-        yield _Row(path, line, cells)
+    lines = list(read_lines(path))
+    first = next((text.lstrip() for _, text in lines if text.strip()), "")
+    if path.suffix == ".json" and first.startswith("["):
+        items = _parse_json("\n".join(text for _, text in lines), str(path))
+        rows = [_Row(path, number, item, "item") for number, item in enumerate(items, 1)]
+    else:
+        hint = "" if path.suffix == ".jsonl" else "; a .json holds an object on each line, or one list of objects"
+        rows = [
+            _Row(path, line, _parse_json(text, f"{path}, line {line:,}", hint)) for line, text in lines if text.strip()
+        ]
+    for row in rows:
+        if not isinstance(row.cells, dict):
+            found = type(row.cells).__name__
+            raise UserError(f"{path}, {row.place}: {found}, expected an object with named fields")
+        yield row
+
+
+def _parse_json(text: str, where: str, hint: str = "") -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}){hint}") from None
 
 
 def _cell(row: _Row, column: str) -> Any:
     if row.cells.get(column) is None:
-        raise UserError(f"{row.where(column)}: nothing there; the line has {listing(row.cells)}")
+        raise UserError(f"{row.where(column)}: nothing there; the {row.unit} has {listing(row.cells)}")
     return row.cells[column]
 
 
@@ -181,7 +206,7 @@ def _strings(row: _Row, column: str, separator: str) -> tuple[str, ...]:
         if wrong := [item for item in value if not isinstance(item, str)]:
             raise UserError(f"{row.where(column)}: {wrong[0]!r:.60} in the list, expected texts")
         return tuple(value)
-    if not isinstance(value, str) or row.path.suffix == ".jsonl":
+    if not isinstance(value, str) or row.json:
         raise UserError(f"{row.where(column)}: {value!r:.60}, expected a list of texts")
     return tuple(item for part in value.split(separator) if (item := part.strip()))
 
@@ -210,7 +235,7 @@ def _number(row: _Row, column: str) -> float:
 
 def _id(row: _Row, columns: Columns) -> str:
     value = row.cells.get(columns.id)
-    return f"line-{row.line}" if value is None or value == "" else str(value)
+    return f"{row.unit}-{row.line}" if value is None or value == "" else str(value)
 
 
 # ---- what the columns tell
@@ -273,12 +298,10 @@ def _require_columns(row: _Row, kind: Kind, columns: Columns, labelled: bool) ->
         needed = [name for name in needed if name != columns.answer]
     missing = [name for name in needed if name not in row.cells]
     if kind == "multiple_choice" and columns.choices not in row.cells and len(_choice_columns(row, columns)) < 2:
-        missing.append(
-            f"{columns.choices}0, {columns.choices}1 ..." if row.path.suffix != ".jsonl" else columns.choices
-        )
+        missing.append(f"{columns.choices}0, {columns.choices}1 ..." if not row.json else columns.choices)
     if missing:
         raise UserError(
-            f"{row.path}, line {row.line if row.path.suffix == '.jsonl' else 1}: no column {listing(missing)} for "
+            f"{row.path}, {row.place if row.json else 'line 1'}: no column {listing(missing)} for "
             f"{kind}, found {listing(row.cells)}; name the columns, or mend the header"
         )
 

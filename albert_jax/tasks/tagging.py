@@ -1,13 +1,15 @@
-"""Tagging: CoNLL's columns to words with tags, IOB1 to IOB2 and back, and words to sequences of pieces."""
+"""Tagging: CoNLL's columns or datasets to words with tags, IOB1 to IOB2 and back, and words to sequences of pieces."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.tasks.datasets import class_name, is_dataset, open_dataset, require_columns, require_split
 from albert_jax.tasks.examples import (
     IGNORED,
     TaggingExample,
@@ -22,6 +24,48 @@ from albert_jax.tokenizer import AlbertTokenizer
 
 DOCUMENT_START = "-DOCSTART-"
 OUTSIDE = "O"
+CONLL_FILES = {
+    "train": ("eng.train", "train.txt"),
+    "dev": ("eng.testa", "valid.txt"),
+    "test": ("eng.testb", "test.txt"),
+}
+"""The official name, and the one in the distribution that the datasets are made of."""
+
+Scheme = Literal["iob1", "iob2", "as_is"]
+
+
+def open_conll(split: str, data_dir: str | Path, scheme: Scheme = "iob2") -> list[TaggingExample]:
+    """The sentences of CoNLL-2003's "train", "dev" or "test", the same ones from every source.
+
+    `data_dir` is a folder with `CONLL_FILES`, or a dataset as in `open_dataset`: `hf:conll2003`, `hf:FOLDER` or
+    `tfds:conll2003`. The official files are in IOB1 and the datasets in IOB2; `scheme` is what all become, or "as_is".
+    Those on the hub have the files' order; TensorFlow Datasets shuffles as it writes and keeps no index, so its own
+    order stays, and ids count it.
+
+    Raises:
+        UserError: as `read_conll`; or no such split, file or scheme; or tags that are in neither scheme.
+    """
+    require_split("CoNLL-2003", split)
+    if scheme not in get_args(Scheme):
+        raise UserError(f"scheme is {scheme!r}, expected one of {listing(get_args(Scheme))}")
+    if is_dataset(data_dir):
+        examples = _dataset_sentences(split, data_dir)
+    else:
+        paths = [Path(data_dir).expanduser() / name for name in CONLL_FILES[split]]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise UserError(f"{Path(data_dir)}: holds neither {' nor '.join(CONLL_FILES[split])}")
+        examples = read_conll(path)
+    if scheme == "as_is":
+        return examples
+    convert = to_iob1 if scheme == "iob1" else to_iob2
+    converted = []
+    for example in examples:
+        try:
+            converted.append(replace(example, labels=convert(example.labels or ())))
+        except UserError as error:
+            raise UserError(f"{data_dir}, sentence {example.id} of {split}: {error}") from None
+    return converted
 
 
 def read_conll(path: str | Path, labels: Sequence[str] | None = None, *, labelled: bool = True) -> list[TaggingExample]:
@@ -72,6 +116,31 @@ def read_conll(path: str | Path, labels: Sequence[str] | None = None, *, labelle
     end_sentence()
     if not examples:
         raise UserError(f"{path}: holds no words; expected a word and its tag on each line")
+    return examples
+
+
+def _dataset_sentences(split: str, source: str | Path) -> list[TaggingExample]:
+    """Rows of tokens, and ner_tags on the hub or ner in TensorFlow's; without those that are empty, or but a
+    -DOCSTART-."""
+    data = open_dataset(source, split, usual="conll2003")
+    examples: list[TaggingExample] = []
+    for where, row in data:
+        column = "ner" if "ner" in row else "ner_tags"
+        require_columns(row, ("tokens", column), where)
+        words, tags = row["tokens"], row[column]
+        if not isinstance(words, list) or not isinstance(tags, list) or not all(isinstance(w, str) for w in words):
+            raise UserError(f"{where}: expected a list of texts as tokens and a list of tags as {column}")
+        if len(words) != len(tags):
+            raise UserError(f"{where}: {len(tags)} {column} for {len(words)} tokens")
+        if words in ([], [DOCUMENT_START]):
+            continue
+        names = data.class_names.get(column)
+        spelled = tuple(
+            class_name(tag, names, f"tag of {word!r}", where) for word, tag in zip(words, tags, strict=True)
+        )
+        examples.append(TaggingExample(str(len(examples)), tuple(words), spelled))
+    if not examples:
+        raise UserError(f"{data.title}: the {split} split holds no words")
     return examples
 
 

@@ -25,6 +25,7 @@ from albert_jax.interop.google import (
     write_checkpoint,
 )
 from albert_jax.model import (
+    AlbertForBeamQuestionAnswering,
     AlbertForMultipleChoice,
     AlbertForPreTraining,
     AlbertForQuestionAnswering,
@@ -392,11 +393,44 @@ def test_question_answering_is_googles_squad_1_head():
     assert_same(parameters_from_google(TINY, variables).parameters, flatten_dict(params, sep="/"))
 
 
-def test_squad_2_head_is_left_over_with_a_note():
-    head = {"start_logits/dense/kernel": np.zeros((8, 1), np.float32), "answer_class/dense_1/kernel": np.zeros((8, 1))}
-    found = parameters_from_google(TINY, variables_of() | head)
-    assert found.left_over == sorted(head)
-    assert "SQuAD 2" in found.notes[0]
+SQUAD_2_SHAPES = {
+    "start_logits/dense/kernel": (8, 1),
+    "start_logits/dense/bias": (1,),
+    "end_logits/dense_0/kernel": (16, 8),
+    "end_logits/dense_0/bias": (8,),
+    "end_logits/LayerNorm/gamma": (8,),
+    "end_logits/LayerNorm/beta": (8,),
+    "end_logits/dense_1/kernel": (8, 1),
+    "end_logits/dense_1/bias": (1,),
+    "answer_class/dense_0/kernel": (16, 8),
+    "answer_class/dense_0/bias": (8,),
+    "answer_class/dense_1/kernel": (8, 1),
+}
+
+
+def test_beam_question_answering_is_googles_squad_2_head():
+    params = random_params(TINY, AlbertForBeamQuestionAnswering)
+    variables = to_google(TINY, params)
+    head = {name: array.shape for name, array in variables.items() if not name.startswith("bert/")}
+    assert head == SQUAD_2_SHAPES
+    for ours, theirs in (
+        ("start_logits/kernel", "start_logits/dense/kernel"),
+        ("end_logits/dense_0/kernel", "end_logits/dense_0/kernel"),
+        ("end_logits/layer_norm/scale", "end_logits/LayerNorm/gamma"),
+        ("answer_class/dense_1/kernel", "answer_class/dense_1/kernel"),
+    ):
+        np.testing.assert_array_equal(variables[theirs], flatten_dict(params, sep="/")[ours], err_msg=theirs)
+    found = parameters_from_google(TINY, variables)
+    assert_same(found.parameters, flatten_dict(params, sep="/"))
+    assert (found.left_over, found.notes) == ([], [])
+
+
+@pytest.mark.parametrize("prefix", ["start_logits/bias", "end_logits/layer_norm/", "start_logits/", "answer_class/"])
+def test_incomplete_squad_2_head_is_not_written(prefix):
+    flat = flatten_dict(random_params(TINY, AlbertForBeamQuestionAnswering), sep="/")
+    kept = {path: array for path, array in flat.items() if not path.startswith(prefix)}
+    with pytest.raises(UserError, match=f"{len(flat) - len(kept)} parameters are missing: {prefix}"):
+        to_google(TINY, unflatten_dict(kept, sep="/"))
 
 
 # What Google's code does not have
@@ -640,11 +674,13 @@ def test_fine_tuned_checkpoint_of_tf1_is_read(save):
         "output_bias": np.ones(3, np.float32),
         "cls/squad/output_weights": np.ones((2, 8), np.float32),
         "cls/squad/output_bias": np.ones(2, np.float32),
+        **{name: np.ones(shape, np.float32) for name, shape in SQUAD_2_SHAPES.items()},
     }
     found = parameters_from_google(TINY, read_checkpoint(save(variables_of() | heads)))
     assert found.left_over == []
     assert found.parameters["classifier/kernel"].shape == (8, 3)
     assert found.parameters["qa_outputs/kernel"].shape == (8, 2)
+    assert found.parameters["end_logits/dense_0/kernel"].shape == (16, 8)
 
 
 def test_checkpoint_in_the_hubs_scope_is_read(save):

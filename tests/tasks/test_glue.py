@@ -241,7 +241,7 @@ def test_a_saved_hugging_face_dataset_gives_the_examples_of_the_files(tmp_path):
         source = f"hf:{tmp_path / place}"
         assert read_glue("mnli", "dev_matched", source) == read_glue("mnli", "dev_matched", tmp_path)
         assert [e.label for e in read_glue("mnli", "test_matched", source)] == [None, None]
-        with pytest.raises(UserError, match="mnli has no split 'train', there are validation_matched, test_matched"):
+        with pytest.raises(UserError, match="mnli: no split 'train', there are validation_matched, test_matched"):
             read_glue("mnli", "train", source)
     with pytest.raises(UserError, match=r"row 0 of test: no column sentence1, sentence2, found premise"):
         DatasetDict(test=dataset["test_matched"]).save_to_disk(tmp_path / "wrong")
@@ -258,10 +258,20 @@ def test_numbers_without_names_are_labels_only_where_the_task_has_numbers(tmp_pa
         UserError, match=r"rte, row 0 of train: the label is the number 1, and the dataset does not say"
     ):
         read_glue("rte", "train", f"hf:{tmp_path}")
-    with pytest.raises(UserError, match=r"wnli cannot be opened: "):
+    with pytest.raises(UserError, match=r"wnli: cannot be opened: "):
         read_glue("wnli", "train", f"hf:{tmp_path}")
     with pytest.raises(UserError, match="names no dataset; write hf:glue"):
         read_glue("wnli", "train", "hf:")
+
+
+def test_scores_in_float32_are_those_of_the_files(tmp_path):
+    from datasets import Dataset, DatasetDict, Features, Value
+
+    write(tmp_path, "STS-B/dev.tsv", "index\tsentence1\tsentence2\tscore", "0\ta\tb\t3.800", "1\ta\tb\t4.917")
+    columns = Features(sentence1=Value("string"), sentence2=Value("string"), label=Value("float32"))
+    rows = [dict(sentence1="a", sentence2="b", label=score) for score in (3.8, 4.917)]
+    DatasetDict(validation=Dataset.from_list(rows, columns)).save_to_disk(tmp_path / "saved")
+    assert read_glue("stsb", "dev", f"hf:{tmp_path / 'saved'}") == read_glue("stsb", "dev", tmp_path)
 
 
 def test_a_tensorflow_dataset_gives_the_examples_in_the_official_order(tmp_path):
@@ -294,9 +304,9 @@ def test_a_tensorflow_dataset_gives_the_examples_in_the_official_order(tmp_path)
     source = f"tfds:tiny_glue#data_dir={tmp_path}"
     assert read_glue("rte", "dev", source) == [TextExample(f"dev-{i}", f"first {i}", "é", 1 - i % 2) for i in range(20)]
     assert [e.label for e in read_glue("stsb", "dev", source)] == [i / 4 for i in range(20)]
-    with pytest.raises(UserError, match="after # only data_dir=FOLDER is known"):
+    with pytest.raises(UserError, match="after # only data_dir=DATA_DIR is known"):
         read_glue("rte", "dev", "tfds:tiny_glue#split=x")
-    with pytest.raises(UserError, match="rte cannot be opened"):
+    with pytest.raises(UserError, match="rte: cannot be opened"):
         read_glue("rte", "dev", "tfds:no_such_dataset_here")
 
 

@@ -1,4 +1,5 @@
-"""RACE in both layouts, DREAM and SWAG become choices; articles give way and the ends of the options stay."""
+"""RACE in both layouts, DREAM and SWAG become choices, the same ones from files and datasets; articles give way and the
+ends of the options stay."""
 
 import io
 import json
@@ -10,7 +11,16 @@ import sentencepiece
 
 from albert_jax.errors import UserError
 from albert_jax.tasks.examples import ChoiceExample, count_labels, encode_choices
-from albert_jax.tasks.race import RACE_V1, RACE_V2, encode_race, read_dream, read_race, read_swag
+from albert_jax.tasks.race import (
+    RACE_V1,
+    RACE_V2,
+    encode_race,
+    open_dream,
+    open_swag,
+    read_dream,
+    read_race,
+    read_swag,
+)
 from albert_jax.tokenizer import CLS, MASK, PAD, SEP, UNK, AlbertTokenizer
 
 PROSE = [
@@ -113,6 +123,177 @@ def test_settings_are_the_papers_and_the_readmes():
     assert (RACE_V1.learning_rate, RACE_V1.encoder_dropout) == (2e-5, 0.1)
     assert (RACE_V2.learning_rate, RACE_V2.encoder_dropout) == (1e-5, 0.0)
     assert (RACE_V1.steps, RACE_V1.warmup_steps, RACE_V1.batch_size) == (12000, 1000, 32)
+
+
+# ---- datasets
+
+
+def save(folder: Path, **splits: list[dict]) -> str:
+    from datasets import Dataset, DatasetDict
+
+    DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()}).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+def race_rows(*articles: dict) -> list[dict]:
+    """The rows of Hugging Face's race."""
+    return [
+        {"example_id": one["id"], "article": one["article"], "answer": answer, "question": question, "options": options}
+        for one in articles
+        for question, options, answer in zip(one["questions"], one["options"], one["answers"], strict=True)
+    ]
+
+
+# In the order of their names as texts, as the datasets have them; the readers' is that of the numbers.
+RACE_ARTICLES = [article(f"high{number}.txt", 2, answers=["D", "A"]) for number in (10, 100, 9)]
+RACE_ARTICLES += [article("middle5.txt", 3)]
+
+
+def write_race(root: Path) -> list[ChoiceExample]:
+    for one in RACE_ARTICLES:
+        group = "high" if one["id"].startswith("high") else "middle"
+        write(root, f"RACE/dev/{group}/{one['id'].removeprefix(group)}", one)
+    return read_race(root, "dev")
+
+
+def test_hugging_faces_race_gives_the_questions_of_the_files(tmp_path):
+    expected = write_race(tmp_path)
+    assert [e.group for e in expected] == ["middle"] * 3 + ["high"] * 6
+    both = save(tmp_path / "both", validation=race_rows(*RACE_ARTICLES))
+    assert read_race(both, "dev") == expected
+    assert read_race(both, "dev", ["high"]) == expected[3:]
+    save(tmp_path / "apart/high", validation=race_rows(*RACE_ARTICLES[:3]))
+    save(tmp_path / "apart/middle", validation=race_rows(*RACE_ARTICLES[3:]))
+    assert read_race(f"hf:{tmp_path / 'apart'}", "dev") == expected
+    high = f"hf:{tmp_path / 'apart/high'}"
+    assert read_race(high, "dev", ["high"]) == expected[3:]
+    with pytest.raises(UserError, match="high, middle, dev: holds no questions of the group middle"):
+        read_race(high, "dev")
+    unlabelled = save(tmp_path / "test", test=[row | {"answer": None} for row in race_rows(*RACE_ARTICLES)])
+    assert {e.label for e in read_race(unlabelled, "test")} == {None}
+
+
+def test_tensorflows_race_gives_the_questions_of_the_files(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    # For lists of lists its writer, though not its reader, asks TensorFlow for the name of a type.
+    monkeypatch.setattr(tfds.features.TensorInfo, "dtype", property(lambda info: info.np_dtype))
+
+    class TinyRace(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("2.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="high"), tfds.core.BuilderConfig(name="middle")]  # noqa: RUF012
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            text = tfds.features.Text()
+            features = {"article": text, "example_id": text}
+            features |= dict.fromkeys(("questions", "answers"), tfds.features.Sequence(text))
+            features["options"] = tfds.features.Sequence(tfds.features.Sequence(text))
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"dev": self._generate_examples()}
+
+        def _generate_examples(self):
+            for one in RACE_ARTICLES:
+                if one["id"].startswith(self.builder_config.name):
+                    row = dict(one)
+                    yield one["id"], row | {"example_id": row.pop("id")}
+
+    for group in ("high", "middle"):
+        TinyRace(config=group, data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = f"tfds:tiny_race#data_dir={tmp_path}"
+    expected = write_race(tmp_path)
+    assert read_race(source, "dev") == expected
+    assert read_race(source, "dev", ["high"]) == expected[3:]
+    with pytest.raises(UserError, match=r"tiny_race#.*, middle: no split 'train', there are dev"):
+        read_race(source, "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"example_id": "college1.txt"}, r"row 1 of dev: expected an example_id such as middle1\.txt or high1\.txt"),
+        ({"article": None}, "row 1 of dev: expected an example_id such as .*, and a text as article"),
+        ({"answer": "E"}, "row 1 of dev: the answer is 'E', expected A, B, C or D"),
+        ({"options": ["a"]}, "row 1 of dev: expected a text and a list of 4 options"),
+        ({"question": None}, "row 1 of dev: expected a text and a list of 4 options"),
+    ],
+)
+def test_a_fault_in_a_dataset_of_race_names_its_row(tmp_path, change, message):
+    rows = race_rows(article("high1.txt", 2))
+    source = save(tmp_path / "saved", validation=[rows[0], rows[1] | change])
+    with pytest.raises(UserError, match=message):
+        read_race(source, "dev", ["high"])
+
+
+def test_dream_and_its_dataset_give_the_same(tmp_path):
+    choice = ["He.", "She.", "They."]
+    dialogues = [
+        [["M: Hello.", "W: Hi."], [dict(question=q, choice=choice, answer="She.") for q in ("Who?", "Whom?")], "4-1"],
+        [["M: Bye."], [dict(question="Why?", choice=choice, answer="He.")], "4-2"],
+    ]
+    (tmp_path / "dev.json").write_text(json.dumps(dialogues))
+    expected = open_dream("dev", tmp_path)
+    assert [e.id for e in expected] == ["4-1-0", "4-1-1", "4-2-0"]
+    rows = [
+        dict(id=n, dialogue_id=name, dialogue=turns) | question
+        for turns, questions, name in dialogues
+        for n, question in enumerate(questions)
+    ]
+    assert open_dream("dev", save(tmp_path / "saved", validation=rows)) == expected
+    for number, (change, message) in enumerate(
+        (
+            ({"answer": "It."}, r"row 2 of dev \(4-2\): the answer is 'It\.', which is none of its choices: He"),
+            ({"dialogue": None}, "row 2 of dev: expected a text as dialogue_id and a list of texts as dialogue"),
+            ({"question": None}, r"row 2 of dev \(4-2\): expected question, choice and answer"),
+        )
+    ):
+        with pytest.raises(UserError, match=message):
+            open_dream("dev", save(tmp_path / f"{number}", validation=[*rows[:2], rows[2] | change]))
+    with pytest.raises(UserError, match="DREAM has no split 'validation'; there are train, dev, test"):
+        open_dream("validation", tmp_path)
+    with pytest.raises(UserError, match=r"train\.json: cannot be read: No such file"):
+        open_dream("train", tmp_path)
+
+
+def test_swag_and_its_dataset_give_the_same(tmp_path):
+    from datasets import ClassLabel, Dataset, DatasetDict
+
+    header = ["", "startphrase", "sent1", "sent2", "ending0", "ending1", "ending2", "ending3", "label"]
+    cells = [
+        ["0", "A man. He", "A man.", "He", "a", "b", "c", "d", "2"],
+        ["1", "x y", "x", "y", "e", "f", "g", "h", "0"],
+    ]
+    (tmp_path / "val.csv").write_text("".join(",".join(row) + "\n" for row in [header, *cells]))
+    (tmp_path / "test.csv").write_text("".join(",".join(row[:-1]) + "\n" for row in [header, *cells]))
+    expected = open_swag("dev", tmp_path)
+    assert [(e.text, e.question, e.label) for e in expected] == [("A man.", "He", 2), ("x", "y", 0)]
+    assert [e.label for e in open_swag("test", tmp_path)] == [None, None]
+    rows = [dict(zip(header[1:], row[1:], strict=True)) | {"label": int(row[-1])} for row in cells]
+    label = ClassLabel(names=["0", "1", "2", "3"])
+    dev, test = (
+        Dataset.from_list([row | more for row in rows]).cast_column("label", label) for more in ({}, {"label": -1})
+    )
+    DatasetDict(validation=dev, test=test, train=test).save_to_disk(tmp_path / "saved")
+    source = f"hf:{tmp_path / 'saved'}"
+    assert open_swag("dev", source) == expected
+    assert open_swag("test", source) == open_swag("test", tmp_path)
+    with pytest.raises(UserError, match=r"saved, regular, row 0 of train: the label is '-1', expected 0, 1, 2 or 3"):
+        open_swag("train", source)
+    (tmp_path / "test.csv").rename(tmp_path / "train.csv")
+    with pytest.raises(UserError, match=r"train\.csv, line 1: no column label in the header"):
+        open_swag("train", tmp_path)
+    for number, (change, message) in enumerate(
+        (
+            ({"ending3": None}, "row 1 of dev: ending3 is None, expected a text"),
+            ({"label": None}, "row 1 of dev: the label is 'None', expected 0"),
+        )
+    ):
+        with pytest.raises(UserError, match=message):
+            open_swag("dev", save(tmp_path / f"{number}", validation=[rows[0], rows[1] | change]))
+    with pytest.raises(UserError, match="row 0 of dev: no column ending3, label, found sent1"):
+        open_swag("dev", save(tmp_path / "short", validation=[{name: "x" for name in header[2:-2]}]))
 
 
 # ---- sequences
@@ -221,6 +402,10 @@ def some_articles(shared_data, tmp_path) -> tuple[Path, dict[str, int]]:
 
 def test_the_real_archive_is_read_and_both_rules_for_blanks_agree_on_it(some_articles, tokenizer):
     folder, counts = some_articles
+    for split in ("train", "dev"):
+        paths = sorted(folder.glob(f"RACE/{split}/*/*.txt"))
+        rows = race_rows(*(json.loads(path.read_text()) for path in paths))
+        assert read_race(save(folder / f"saved_{split}", **{split: rows}), split) == read_race(folder, split)
     # RACE has 18,728 train/high articles; the other three are complete.
     assert counts == {
         "RACE/train/middle": 6409,
@@ -241,7 +426,17 @@ def test_the_real_archive_is_read_and_both_rules_for_blanks_agree_on_it(some_art
 
 
 def test_real_dream_has_its_questions(shared_data):
-    found = {split: read_dream(shared_data / f"dream/{split}.json") for split in ("train", "dev", "test")}
+    found = {split: open_dream(split, shared_data / "dream") for split in ("train", "dev", "test")}
     assert [len(examples) for examples in found.values()] == [6116, 2040, 2041]
     assert [len({e.id.rpartition("-")[0] for e in examples}) for examples in found.values()] == [3869, 1288, 1287]
     assert tuple(count_labels(found["train"], "012").values()) == (1979, 2067, 2070)
+
+
+def test_real_dream_is_the_same_as_a_dataset(shared_data, tmp_path):
+    dialogues = json.loads((shared_data / "dream/dev.json").read_text())
+    rows = [
+        dict(id=n, dialogue_id=name, dialogue=turns) | question
+        for turns, questions, name in dialogues
+        for n, question in enumerate(questions)
+    ]
+    assert open_dream("dev", save(tmp_path / "saved", validation=rows)) == open_dream("dev", shared_data / "dream")

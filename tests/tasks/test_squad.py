@@ -24,8 +24,10 @@ from albert_jax.tasks.squad import (
     beam_answers,
     build_features,
     count,
+    open_squad,
     plain_answers,
     read_squad,
+    squad_file,
     write_predictions,
 )
 from albert_jax.tokenizer import CLS, MASK, PAD, SEP, UNK, AlbertTokenizer, clean
@@ -181,6 +183,174 @@ def test_missing_and_broken_files_are_explained(tmp_path):
     broken.write_bytes(lzma.compress(b"{}" * 999)[:-20])
     with pytest.raises(UserError, match=r"not a whole \.xz file"):
         read_squad(broken)
+
+
+# ---- folders and datasets
+
+
+def official(folder: Path, name: str, *paragraphs: tuple[str, list[dict]]) -> Path:
+    """A file in the official layout, of an article for each paragraph."""
+    data = [
+        {"title": f"T{n}", "paragraphs": [{"context": context, "qas": qas}]}
+        for n, (context, qas) in enumerate(paragraphs)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps({"version": "v", "data": data}))
+    return folder
+
+
+def flat(path: Path) -> list[dict]:
+    """An official file's questions as the rows of Hugging Face's squad and squad_v2."""
+    content = path.read_bytes()
+    squad = json.loads(lzma.decompress(content) if path.suffix == ".xz" else content)
+    return [
+        {
+            "id": asked["id"],
+            "title": article["title"],
+            "context": paragraph["context"],
+            "question": asked["question"],
+            "answers": {key: [answer[key] for answer in asked["answers"]] for key in ("text", "answer_start")},
+        }
+        for article in squad["data"]
+        for paragraph in article["paragraphs"]
+        for asked in paragraph["qas"]
+    ]
+
+
+def save(folder: Path, rows: list[dict], split: str = "validation") -> str:
+    from datasets import Dataset, DatasetDict, Features, Value
+
+    answers = {"text": [Value("string")], "answer_start": [Value("int32")]}
+    columns = dict.fromkeys(("id", "title", "context", "question"), Value("string")) | {"answers": answers}
+    dataset = Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, Features(columns))
+    DatasetDict({split: dataset}).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+PARAGRAPHS = (
+    ("Now Anna and Bob and Anna.", [entry("a"), entry("b", answers=[{"text": "Anna", "answer_start": 20}] * 2)]),
+    ("Émile wrote it.", [entry("c", question=" Who wrote? ", answers=[{"text": "Émile", "answer_start": 0}])]),
+)
+UNANSWERED = ("Nobody did.", [entry("d", answers=[], is_impossible=True)])
+
+
+@pytest.mark.parametrize(("version", "extra"), [("1.1", ()), ("2.0", (UNANSWERED,))])
+def test_a_saved_hugging_face_dataset_gives_the_questions_of_the_files(tmp_path, version, extra):
+    official(tmp_path, f"dev-v{version}.json", *PARAGRAPHS, *extra)
+    expected = open_squad(version, "dev", tmp_path)
+    assert expected == read_squad(tmp_path / f"dev-v{version}.json")
+    source = save(tmp_path / "saved", flat(tmp_path / f"dev-v{version}.json"))
+    found = open_squad(version, "dev", source)
+    assert found == expected and found[0].context is found[1].context
+    assert [e.moved for e in found[:3]] == [0, 2, 0] and sum(e.is_impossible for e in found) == len(extra)
+
+
+def test_a_tensorflow_dataset_gives_the_questions_of_the_files_in_its_own_order(tmp_path):
+    import tensorflow_datasets as tfds
+
+    answers = tfds.features.Sequence({"text": tfds.features.Text(), "answer_start": np.int32})
+    columns = dict.fromkeys(("title", "context", "question"), tfds.features.Text()) | {"id": np.str_}
+    columns |= {"answers": answers}
+    official(tmp_path, "dev-v1.1.json", *PARAGRAPHS)
+    official(tmp_path, "dev-v2.0.json", *PARAGRAPHS, UNANSWERED)
+
+    class TinySquad(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("3.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="v1.1"), tfds.core.BuilderConfig(name="v2.0")]  # noqa: RUF012
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            more = {"is_impossible": np.bool_, "plausible_answers": answers}
+            features = columns | (more if self.builder_config.name == "v2.0" else {})
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"validation": self._generate_examples()}
+
+        def _generate_examples(self):
+            for row in flat(tmp_path / f"dev-{self.builder_config.name}.json"):
+                more = {"is_impossible": not row["answers"]["text"], "plausible_answers": {"text": ["x"]}}
+                more["plausible_answers"]["answer_start"] = [0]
+                yield row["id"], row | (more if self.builder_config.name == "v2.0" else {})
+
+    for version in ("1.1", "2.0"):
+        TinySquad(config=f"v{version}", data_dir=tmp_path, file_format="array_record").download_and_prepare()
+        for name in ("tiny_squad", f"tiny_squad/v{version}"):
+            found = open_squad(version, "dev", f"tfds:{name}#data_dir={tmp_path}")
+            assert sorted(found) == sorted(open_squad(version, "dev", tmp_path))
+            assert all(type(answer.start) is int for e in found for answer in e.answers)
+
+
+def test_the_official_name_goes_before_others_that_begin_so(tmp_path):
+    def found() -> str:
+        return squad_file("2.0", "train", tmp_path).name
+
+    with pytest.raises(UserError, match=r"no train-v2\.0\.json, plain or as \.xz, and no other"):
+        found()
+    (tmp_path / "train-v2.0-part.json.xz").touch()
+    (tmp_path / "train-v2.0.md").touch()
+    assert found() == "train-v2.0-part.json.xz"
+    (tmp_path / "train-v2.0-b.json").touch()
+    with pytest.raises(UserError, match=r"several like it \(train-v2\.0-b\.json, train-v2\.0-part\.json\.xz\)"):
+        found()
+    for name in ("train-v2.0.json.xz", "train-v2.0.json"):
+        (tmp_path / name).touch()
+        assert found() == name
+
+
+def test_a_test_split_has_no_answers_and_no_unanswerable_questions(tmp_path):
+    official(tmp_path, "test-v2.0.json", *PARAGRAPHS, UNANSWERED)
+    found = open_squad("2.0", "test", tmp_path)
+    assert {(e.answers, e.is_impossible, e.moved) for e in found} == {((), False, 0)}
+    rows = flat(tmp_path / "test-v2.0.json")
+    assert open_squad("2.0", "test", save(tmp_path / "saved", rows, "test")) == found
+    from datasets import Dataset, DatasetDict
+
+    bare = [{key: value for key, value in row.items() if key != "answers"} for row in rows]
+    DatasetDict(test=Dataset.from_list(bare)).save_to_disk(tmp_path / "bare")
+    assert open_squad("2.0", "test", f"hf:{tmp_path / 'bare'}") == found
+    DatasetDict(train=Dataset.from_list(bare)).save_to_disk(tmp_path / "train")
+    with pytest.raises(UserError, match="train, row 0 of train: no column answers, found id, title, context, question"):
+        open_squad("2.0", "train", f"hf:{tmp_path / 'train'}")
+
+
+def test_faults_of_folders_and_datasets_name_source_split_and_row(tmp_path):
+    official(tmp_path, "dev-v1.1.json", *PARAGRAPHS, UNANSWERED)
+    rows = flat(tmp_path / "dev-v1.1.json")
+    for source in (tmp_path, save(tmp_path / "saved", rows)):
+        with pytest.raises(UserError, match=r"dev: question 'd' has no answer; state version 2\.0, or mend it"):
+            open_squad("1.1", "dev", source)
+    with pytest.raises(UserError, match=r"no version '2'; there are 1\.1, 2\.0"):
+        open_squad("2", "dev", tmp_path)
+    with pytest.raises(UserError, match="SQuAD has no split 'validation'; there are train, dev, test"):
+        open_squad("2.0", "validation", tmp_path)
+    with pytest.raises(UserError, match=r"dev-v1\.1\.json: no such folder; give the one that holds dev-v1\.1\.json"):
+        open_squad("1.1", "dev", tmp_path / "dev-v1.1.json")
+    for number, (change, message) in enumerate(
+        (
+            ({"answers": {"text": ["Carl"], "answer_start": [0]}}, r"row 1 of dev \('b'\): answer 'Carl' is nowhere"),
+            ({"answers": {"text": ["Anna"], "answer_start": []}}, "row 1 of dev: answers is .*, expected text and"),
+            ({"id": "a"}, "row 1 of dev: question 'a' occurs twice"),
+            ({"question": None}, r"row 1 of dev \('b'\): question is None, expected a string"),
+            ({"context": None}, "row 1 of dev: context is None, expected a string"),
+        )
+    ):
+        with pytest.raises(UserError, match=message):
+            open_squad("2.0", "dev", save(tmp_path / f"fault{number}", [rows[0], rows[1] | change]))
+
+
+@pytest.mark.parametrize(("version", "questions", "unanswerable"), [("1.1", 10570, 0), ("2.0", 11873, 5945)])
+def test_the_real_dev_sets_are_the_same_as_files_and_datasets(shared_data, tmp_path, version, questions, unanswerable):
+    found = open_squad(version, "dev", shared_data / "squad")
+    assert (len(found), sum(e.is_impossible for e in found)) == (questions, unanswerable)
+    rows = flat(shared_data / f"squad/dev-v{version}.json.xz")
+    assert open_squad(version, "dev", save(tmp_path / "saved", rows)) == found
+
+
+def test_the_real_training_files_are_found_by_name(shared_data):
+    assert squad_file("1.1", "train", shared_data / "squad").name == "train-v1.1.json.xz"
+    assert squad_file("2.0", "train", shared_data / "squad").name == "train-v2.0-11articles-genuine.json.xz"
+    assert len(open_squad("2.0", "train", shared_data / "squad")) == 5147
 
 
 # ---- windows

@@ -32,7 +32,7 @@ def test_labels_are_found_in_the_training_file_and_hold_for_the_others(tmp_path)
     assert test.examples == [TextExample("line-2", "x", None, None)]
 
 
-def test_the_three_formats_give_the_same_pairs(tmp_path):
+def test_the_formats_give_the_same_pairs(tmp_path):
     csv = 'id,text,pair,label\na,"one, ""two""",x,no\nb,"lines\nlines",y,yes\n'
     rows = [
         dict(id="a", text='one, "two"', pair="x", label="no"),
@@ -44,10 +44,17 @@ def test_the_three_formats_give_the_same_pairs(tmp_path):
         TextExample("b", "lines\nlines", "y", 1),
     ]
     assert read_table(write(tmp_path, "x.jsonl", rows)) == table
+    assert read_table(write(tmp_path, "x.json", rows)) == table
+    assert read_table(write(tmp_path, "x.json", "\ufeff\n " + json.dumps(rows, indent=2))) == table
     tsv = read_table(
         write(tmp_path, "x.tsv", '\ufeffid\ttext\tpair\tlabel\r\na\tone, "two"\t"x\tno\r\nb\t\ty\tyes\r\n')
     )
     assert tsv.examples == [TextExample("a", 'one, "two"', '"x', 0), TextExample("b", "", "y", 1)]
+
+
+def test_items_of_a_json_list_are_named_by_their_place(tmp_path):
+    path = write(tmp_path, "x.json", json.dumps([dict(text="a", label=0), dict(text="b", label=1)]))
+    assert [e.id for e in read_table(path).examples] == ["item-1", "item-2"]
 
 
 def test_line_numbers_count_the_lines_of_quoted_cells(tmp_path):
@@ -169,7 +176,7 @@ def test_columns_may_have_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", "", r"x\.txt: the name ends in '\.txt', expected one of \.csv, \.tsv, \.jsonl"),
+        ("x.txt", "", r"x\.txt: the name ends in '\.txt', expected one of \.csv, \.tsv, \.jsonl, \.json"),
         ("x.csv", "", r"x\.csv, line 1: expected a header"),
         ("x.csv", "text,label\n", r"x\.csv: no rows below the header"),
         ("x.jsonl", "", r"x\.jsonl: no rows"),
@@ -180,6 +187,25 @@ def test_columns_may_have_other_names(tmp_path):
         ("x.csv", 'text,label\n"a,b\n', r"line 2: not csv"),
         ("x.csv", "id,text,label\n1,a,b\n1,c,d\n", r"line 3, column 'id': '1' is the id of line 2 too"),
         ("x.jsonl", "[1]\n", r"line 1: list, expected an object"),
+        ("x.json", "[]", r"x\.json: no rows"),
+        ("x.json", '[{"text": "a", "label": "x"},\n 1]', r"x\.json, item 2: int, expected an object"),
+        ("x.json", "[\n{]", r"x\.json: not JSON"),
+        (
+            "x.json",
+            '{\n"data": []}',
+            r"x\.json, line 1: not JSON .*; a \.json holds an object on each line, or one list",
+        ),
+        (
+            "x.json",
+            '[{"text": "a", "label": "x"},\n\n{"label": "y"}]',
+            r"item 2, column 'text': nothing there; the item",
+        ),
+        (
+            "x.json",
+            '[{"id": 1, "text": "a", "label": "x"}, {"id": 1, "label": "y"}]',
+            r"item 2, column 'id': '1' is the id of item 1",
+        ),
+        ("x.json", '[{"question": "a", "context": "x"}]', r"x\.json, item 1: no column answer for question_answering"),
         ("x.jsonl", '{"text": "a"\n', r"line 1: not JSON"),
         ("x.jsonl", '{"text": "a", "label": "x"}\n{"label": "y"}\n', r"line 2, column 'text': nothing there"),
         (

@@ -1,4 +1,5 @@
-"""CoNLL's columns become words with tags, IOB1 and IOB2 turn into one another, and no word is lost to the length."""
+"""CoNLL's columns and datasets become words with tags, IOB1 and IOB2 turn into one another, and no word is lost to the
+length."""
 
 import io
 import random
@@ -9,7 +10,15 @@ import sentencepiece
 
 from albert_jax.errors import UserError
 from albert_jax.tasks.examples import TaggingExample, count_labels, describe_labels
-from albert_jax.tasks.tagging import encode_tagging, find_entities, read_conll, tag_labels, to_iob1, to_iob2
+from albert_jax.tasks.tagging import (
+    encode_tagging,
+    find_entities,
+    open_conll,
+    read_conll,
+    tag_labels,
+    to_iob1,
+    to_iob2,
+)
 from albert_jax.tokenizer import CLS, MASK, PAD, SEP, UNK, AlbertTokenizer
 
 PROSE = [
@@ -77,6 +86,100 @@ def test_a_fault_names_file_and_line(tmp_path, text, message):
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: cannot be read: No such file"):
         read_conll(tmp_path / "nowhere")
+
+
+# ---- folders and datasets
+
+NAMES = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
+OFFICIAL = (
+    "-DOCSTART- -X- O O\n\nEU X X I-ORG\nand X X O\n\n-DOCSTART- -X- O O\n\nA X X I-LOC\nB X X B-LOC\nC X X I-LOC\n"
+)
+
+
+def save(folder, examples, named: bool = True, **more) -> str:
+    """As Hugging Face's conll2003, with sentences of -DOCSTART- and empty ones as some have them."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    tags = ClassLabel(names=NAMES) if named else Value("int64")
+    columns = Features(id=Value("string"), tokens=[Value("string")], ner_tags=[tags])
+    rows = [dict(tokens=["-DOCSTART-"], ner_tags=[0]), dict(tokens=[], ner_tags=[])]
+    rows += [dict(tokens=e.words, ner_tags=[NAMES.index(tag) for tag in to_iob2(e.labels)]) for e in examples]
+    rows = [dict(row, id=str(n)) for n, row in enumerate(rows)]
+    rows[-1] |= more
+    DatasetDict(validation=Dataset.from_list(rows, columns)).save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+def test_files_and_hugging_faces_dataset_give_the_same_sentences_in_either_scheme(tmp_path):
+    (tmp_path / "valid.txt").write_text("only X X O\n")
+    assert open_conll("dev", tmp_path) == [TaggingExample("0", ("only",), ("O",))]
+    (tmp_path / "eng.testa").write_text(OFFICIAL)
+    source = save(tmp_path / "saved", read_conll(tmp_path / "eng.testa"))
+    iob2 = [
+        TaggingExample("0", ("EU", "and"), ("B-ORG", "O")),
+        TaggingExample("1", tuple("ABC"), ("B-LOC", "B-LOC", "I-LOC")),
+    ]
+    assert open_conll("dev", tmp_path) == open_conll("dev", source) == open_conll("dev", source, "as_is") == iob2
+    assert (
+        open_conll("dev", tmp_path, "iob1") == open_conll("dev", source, "iob1") == read_conll(tmp_path / "eng.testa")
+    )
+    assert open_conll("dev", tmp_path, "as_is") == read_conll(tmp_path / "eng.testa")
+
+
+def test_tensorflows_dataset_gives_the_sentences_of_the_files_in_its_own_order(tmp_path):
+    import tensorflow_datasets as tfds
+
+    (tmp_path / "eng.testa").write_text(OFFICIAL)
+    expected = open_conll("dev", tmp_path)
+
+    class TinyConll(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="conll2003")]  # noqa: RUF012
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            text, label = tfds.features.Text(), tfds.features.ClassLabel(names=NAMES)
+            features = {"tokens": tfds.features.Sequence(text), "ner": tfds.features.Sequence(label)}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"dev": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, example in enumerate(expected):
+                yield number, {"tokens": example.words, "ner": example.labels}
+
+    TinyConll(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    found = open_conll("dev", f"tfds:tiny_conll#data_dir={tmp_path}")
+    assert sorted(e.words for e in found) == sorted(e.words for e in expected)
+    assert {(e.words, e.labels) for e in found} == {(e.words, e.labels) for e in expected}
+    assert [e.id for e in found] == ["0", "1"]
+
+
+def test_faults_of_folders_and_datasets_name_source_split_and_row(tmp_path):
+    one = [TaggingExample("0", ("EU", "and"), ("B-ORG", "O"))]
+    for number, (more, message) in enumerate(
+        (
+            ({"ner_tags": [0]}, "row 2 of dev: 1 ner_tags for 2 tokens"),
+            ({"ner_tags": None}, "row 2 of dev: expected a list of texts as tokens and a list of tags as ner_tags"),
+            ({"tokens": ["EU", None]}, "row 2 of dev: expected a list of texts as tokens"),
+        )
+    ):
+        with pytest.raises(UserError, match=message):
+            open_conll("dev", save(tmp_path / f"{number}", one, **more))
+    with pytest.raises(UserError, match="row 2 of dev: the tag of 'EU' is the number 3, and the dataset does not say"):
+        open_conll("dev", save(tmp_path / "nameless", one, named=False))
+    with pytest.raises(UserError, match="the dev split holds no words"):
+        open_conll("dev", save(tmp_path / "nothing", []))
+    with pytest.raises(UserError, match=r"holds neither eng\.train nor train\.txt"):
+        open_conll("train", tmp_path)
+    (tmp_path / "eng.train").write_text("a O\n\nb E-LOC\n")
+    with pytest.raises(UserError, match="sentence 1 of train: tag 'E-LOC': expected O, or B- or I-"):
+        open_conll("train", tmp_path)
+    with pytest.raises(UserError, match="scheme is 'bio', expected one of iob1, iob2, as_is"):
+        open_conll("train", tmp_path, "bio")
+    with pytest.raises(UserError, match="CoNLL-2003 has no split 'testa'; there are train, dev, test"):
+        open_conll("testa", tmp_path)
 
 
 # ---- kinds of tags
@@ -183,3 +286,12 @@ def test_real_conll_has_the_official_sentences_and_entities(shared_data):
         "testa": (3250, 51362, 5942),
         "testb": (3453, 46435, 5648),
     }
+
+
+def test_real_conll_is_the_same_as_a_dataset_in_every_scheme(shared_data, tmp_path):
+    files = shared_data / "conll2003"
+    source = save(tmp_path / "saved", read_conll(files / "eng.testa"))
+    for scheme in ("iob1", "iob2"):
+        assert open_conll("dev", source, scheme) == open_conll("dev", files, scheme)
+    assert open_conll("dev", files, "iob1") == read_conll(files / "eng.testa")
+    assert [len(open_conll(split, files)) for split in ("train", "test")] == [14041, 3453]

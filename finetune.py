@@ -1,0 +1,834 @@
+"""Fine-tunes ALBERT and judges it: GLUE, SQuAD, RACE and other choices, tagging, and your own data.
+
+    python finetune.py configs/finetune/glue.py --task rte --init_from SOURCE [--data_dir DIR]
+    python finetune.py configs/finetune/glue.py --task all --init_from SOURCE        all of GLUE, and the paper's table
+    python finetune.py CONFIG --task TASK --mode predict                 files for the leaderboards, from the best model
+    python finetune.py CONFIG --task TASK --mode evaluate --init_from MODEL
+
+SOURCE is what `from_pretrained` takes. The same command again continues, and repeats nothing that is finished. Ctrl-C
+or SIGTERM saves first.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import shutil
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from albert_jax.checkpoint import Checkpoints
+from albert_jax.config import ALBERT_SIZES, AlbertConfig, load_config, parse_command, require
+from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
+from albert_jax.inputs.batches import Shape, TrainingBatches, packed_arrays, plan_shapes, stacked, whole_batches
+from albert_jax.inputs.packing import PackedBatch
+from albert_jax.interop.saved_model import SavedModel
+from albert_jax.optim import learning_rate, make_optimizer
+from albert_jax.predict import ACCELERATOR_TOKENS_PER_BATCH, TOKENS_PER_BATCH
+from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
+from albert_jax.results import Reference, SeedResult, TaskResult, load_result, save_result, text_table, write_report
+from albert_jax.run_directory import ADVICE, RESULT_FILE, RunDirectory, versions
+from albert_jax.sharding import BATCH, ROWS, check_batch, make_mesh, named, parameter_specs, place
+from albert_jax.stopping import StopRequest
+from albert_jax.tasks.catalog import Predictions, Task, open_task
+from albert_jax.tasks.config import ALL, FinetuneConfig, Recipe, completed, optimizer_config
+from albert_jax.tasks.examples import listing
+from albert_jax.tasks.glue import GLUE_TASKS
+from albert_jax.tasks.heads import Split, forward, objective
+from albert_jax.tokenizer import AlbertTokenizer
+from albert_jax.tracking import Clock, Tracker, duration, read_metrics, warn
+from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
+from albert_jax.trees import tree_bytes, tree_size
+
+CHANCE_MARGIN = 1.0
+"""Percent above the commonest answer that count as chance still."""
+PREDICTIONS = "predictions"
+READ_AHEAD = 4
+"""Batches that are made while the device computes."""
+ALL_OF_GLUE = ("mnli", "cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte", "wnli", "ax")
+"""In this order: MNLI's model is where others start, and what the diagnostic set asks."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line: a configuration, overridden field by field."""
+
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
+def main() -> int | None:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("give a configuration first: python finetune.py configs/finetune/glue.py --task rte ...")
+    path = Path(arguments.pop(0))
+    config = load_config(path)
+    if not isinstance(config, FinetuneConfig):
+        raise UserError(f"{path}: get_config() returned a {type(config).__name__}, not a FinetuneConfig")
+    config = parse_command(Command, config, arguments, f"finetune.py {path}").config
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
+        stop = StopRequest()
+        if config.task == ALL:
+            return run_all(config, mesh, stop)
+        result = run_task(config, mesh, stop)
+    if result is not None:
+        print(f"\n{text_table([result])}")
+    return None
+
+
+# ---- all of GLUE
+
+
+def run_all(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> int:
+    """Every task of GLUE in turn, whatever becomes of the others; then one table. Exit code 1 if any failed."""
+    results = []
+    for name in ALL_OF_GLUE:
+        try:
+            result = run_task(of_all(config, name), mesh, stop)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            warn(f"{name} failed, the other tasks go on: {error}")
+            result = TaskResult(name, GLUE_TASKS[name].folder, "", [], None, [], error=str(error))
+        if stop.requested:
+            return 0
+        if result is not None:
+            results.append(result)
+            write_report(results, config.run_dir)
+    if results:
+        print(f"\n{text_table(results)}\n\nwritten to {config.run_dir}/report.md, report.json and report.html")
+    return int(any(result.error for result in results))
+
+
+def of_all(config: FinetuneConfig, name: str) -> FinetuneConfig:
+    """The run of one task among all: the diagnostic set asks MNLI's model, and others may start from it."""
+    mnli = Path(config.run_dir) / "mnli"
+    config = dataclasses.replace(config, task=name)
+    if name == "ax":
+        mode = "evaluate" if config.mode == "train" else config.mode
+        return dataclasses.replace(config, mode=mode, init_from=str(mnli))
+    if GLUE_TASKS[name].from_mnli and config.mnli_first and config.mode == "train":
+        if (mnli / BEST).exists():
+            return dataclasses.replace(config, init_from=str(mnli))
+        warn(f"{name} starts from {config.init_from}, since there is no model of MNLI; the paper starts from that")
+    return config
+
+
+# ---- one task
+
+
+def run_task(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> TaskResult | None:
+    """Trains, evaluates or predicts, as `config.mode` says. None for predictions, and if asked to stop."""
+    if config.mode == "train":
+        return train_task(config, mesh, stop)
+    return use_model(config, mesh)
+
+
+@dataclass
+class Setting:
+    """What all seeds of a task share, made once; compiled functions among it."""
+
+    config: FinetuneConfig
+    """With a recipe that leaves nothing open."""
+    mesh: Mesh
+    task: Task
+    saved: SavedModel
+    tokenizer: AlbertTokenizer
+    model: AlbertConfig
+    """The network, with the recipe's dropout."""
+    folder: Path
+    train: Split
+    dev: Split
+    dev_names: tuple[str, ...]
+    """All development splits; the first is `dev`."""
+    shapes: list[Shape]
+    """of the rows that a batch is packed into"""
+    baseline: float
+    state: tuple[Callable[..., TrainState], TrainState, TrainState]
+    """(state from parameters, abstract state, shardings)"""
+    train_step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, jax.Array]]
+    reader: Callable[[Any, dict[str, jax.Array]], Any]
+
+    def place_params(self, model: PretrainedModel) -> Any:
+        return jax.device_put(model.params, self.state[2].params)
+
+    def split(self, name: str) -> Split:
+        """A development split; others than the first are read when they are needed."""
+        if name == self.dev.name:
+            return self.dev
+        examples = first(self.task.read(name), self.config.dev_examples)
+        return self.task.encode(name, examples, self.tokenizer, self.config.recipe.max_length)
+
+
+def train_task(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> TaskResult | None:
+    """Every seed that is not finished yet; then the task's result, the best model, and its predictions."""
+    setting = prepare(config, mesh)
+    found = []
+    for seed in setting.config.seeds:
+        result = train_seed(setting, seed, stop)
+        if result is None:
+            return None
+        found.append(result)
+    task, folder = setting.task, setting.folder
+    details = {"config": dataclasses.asdict(setting.config), "versions": versions(), "device": device_name(mesh)}
+    result = TaskResult(
+        task.name,
+        task.title,
+        task.metric,
+        found,
+        setting.baseline,
+        references(setting.config, task, setting.model),
+        details=details,
+    )
+    best = load_result(folder / f"seed_{result.best.seed}" / RESULT_FILE)
+    details["thresholds"] = best.details["thresholds"]
+    keep_best(folder, result.best.seed)
+    save_result(result, folder / RESULT_FILE)
+    write_report([result], folder)
+    model = read_model(task, *read_source(folder / BEST))
+    for name in setting.dev_names:
+        split = setting.split(name)
+        predictions = predict(task, mesh, setting.reader, setting.place_params(model), split, setting.tokenizer.pad_id)
+        task.write(folder / PREDICTIONS, split, predictions, details["thresholds"].get("best_f1_thresh"))
+    report_chance(result)
+    print(
+        f"best       {folder / BEST} (seed {result.best.seed}); {folder / RESULT_FILE}, report.html and {PREDICTIONS}/"
+    )
+    return result
+
+
+def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
+    # ---- what is learnt from, and where it starts
+    require(config.init_from is not None, "init_from", None, "give the model to start from; --help says what it may be")
+    task = open_task(config, config.task)
+    require("train" in task.splits, "task", task.name, "has no training data; use --mode evaluate with a model of MNLI")
+    saved, tokenizer = read_source(config.init_from)
+    tokenizer = right_tokenizer(config, saved, tokenizer)
+    config = dataclasses.replace(config, recipe=right_length(config.recipe, task.recipe, saved))
+    examples = first(task.read("train"), config.train_examples)
+    train = task.encode("train", examples, tokenizer, config.recipe.max_length)
+    units = train.units(of_examples=task.head.draws_examples)
+    config = dataclasses.replace(config, recipe=completed(config.recipe, task.recipe, len(units)))
+    check_batch(config.recipe.batch_size, config.accumulation, mesh, "recipe.batch_size")
+    folder = Path(config.run_dir) / task.name
+
+    # ---- how judged
+    dev_names = task.dev_splits
+    dev_examples = first(task.read(dev_names[0]), config.dev_examples)
+    dev = task.encode(dev_names[0], dev_examples, tokenizer, config.recipe.max_length)
+
+    # ---- what learns: shapes, then shardings, then arrays
+    recipe = config.recipe
+    cls = CLASSES[task.head.model]
+    dropout = {name: recipe.encoder_dropout for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+    start = partial(
+        cls.for_finetuning,
+        saved,
+        tokenizer,
+        task.labels,
+        task.problem_type,
+        **dropout,
+        classifier_dropout_prob=recipe.classifier_dropout,
+    )
+    model = start(seed=config.seeds[0])
+    aim = objective(task.head, model.config, config.compute)
+    optimizer = make_optimizer(optimizer_config(recipe), recipe.steps)
+    part = config.recipe.batch_size // config.accumulation
+    shapes = plan_shapes(units, part, mesh.shape["data"] * mesh.shape["fsdp"], model.config.hidden_size)
+    batches = training_batches(config, mesh, task, train, tokenizer, shapes, config.seeds[0])
+    abstract_batch = jax.eval_shape(lambda: batch_arrays(task, train, batches, 0))
+    _, abstract, shardings = create_state(
+        lambda: model.params, optimizer, lambda params: zero_sums(aim, params, abstract_batch), mesh, model.config
+    )
+    fresh = jax.jit(
+        lambda params: TrainState(
+            jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums(aim, params, abstract_batch)
+        ),
+        in_shardings=(shardings.params,),
+        out_shardings=shardings,
+    )
+    setting = Setting(
+        config=config,
+        mesh=mesh,
+        task=task,
+        saved=saved,
+        tokenizer=tokenizer,
+        model=model.config,
+        folder=folder,
+        train=train,
+        dev=dev,
+        dev_names=dev_names,
+        shapes=shapes,
+        baseline=task.baseline(dev.examples),
+        state=(lambda seed: fresh(jax.device_put(start(seed=seed).params, shardings.params)), abstract, shardings),
+        train_step=compile_train_step(aim, optimizer, mesh, shardings),
+        reader=compile_reader(task, model.config, config, mesh, shardings.params),
+    )
+    print(description(setting, model))
+    return setting
+
+
+def right_tokenizer(config: FinetuneConfig, saved: SavedModel, beside: AlbertTokenizer | None) -> AlbertTokenizer:
+    """The tokenizer that the model was trained with. Raises `UserError` if there is none, or another is asked for."""
+    given = AlbertTokenizer.from_file(config.tokenizer) if config.tokenizer else None
+    tokenizer = given or beside
+    if tokenizer is None:
+        raise UserError(f"{saved.source}: has no tokenizer beside it; give its SentencePiece model by --tokenizer")
+    if given and beside and given.fingerprint != beside.fingerprint:
+        raise UserError(
+            f"tokenizer = {config.tokenizer}: is not the one that {saved.source} was trained with; leave it out"
+        )
+    if tokenizer.vocab_size > saved.config.vocab_size:
+        raise UserError(
+            f"tokenizer = {config.tokenizer}: has {tokenizer.vocab_size:,} pieces, but {saved.source} only "
+            f"{saved.config.vocab_size:,} embeddings; give the tokenizer that it was trained with"
+        )
+    return tokenizer
+
+
+def right_length(given: Recipe, published: Recipe, saved: SavedModel) -> Recipe:
+    """The recipe with a `max_length` that the model has positions for."""
+    positions = saved.config.max_position_embeddings
+    if given.max_length is None:
+        return dataclasses.replace(given, max_length=min(published.max_length, positions))
+    require(
+        given.max_length <= positions,
+        "recipe.max_length",
+        given.max_length,
+        f"must be at most the {positions} positions that {saved.source} has",
+    )
+    return given
+
+
+def first(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
+    return examples if count is None else examples[:count]
+
+
+def training_batches(
+    config: FinetuneConfig,
+    mesh: Mesh,
+    task: Task,
+    train: Split,
+    tokenizer: AlbertTokenizer,
+    shapes: list[Shape],
+    seed: int,
+) -> TrainingBatches:
+    return TrainingBatches(
+        train.pairs,
+        train.units(of_examples=task.head.draws_examples),
+        batch_size=config.recipe.batch_size,
+        accumulation=config.accumulation,
+        shards=mesh.shape["data"] * mesh.shape["fsdp"],
+        seed=seed,
+        pad_id=tokenizer.pad_id,
+        shapes=shapes,
+    )
+
+
+def batch_arrays(task: Task, train: Split, batches: TrainingBatches, step: int) -> dict[str, np.ndarray]:
+    """What a step reads and learns, [accumulation, ...]."""
+    head = task.head
+    return stacked(
+        [
+            packed_arrays(part.packed)
+            | (head.inputs(train, part.packed) if head.inputs else {})
+            | head.targets(train, part)
+            for part in batches(step)
+        ]
+    )
+
+
+def compile_reader(
+    task: Task, model: AlbertConfig, config: FinetuneConfig, mesh: Mesh, shardings: Any
+) -> Callable[[Any, dict[str, jax.Array]], Any]:
+    """(parameters, batch of rows) -> what the head reads from the network's output, whole on every device."""
+
+    def read(params: Any, batch: dict[str, jax.Array]) -> Any:
+        return task.head.read(forward(task.head, model, config.compute, params, batch), batch)
+
+    return jax.jit(read, in_shardings=(shardings, NamedSharding(mesh, ROWS)), out_shardings=NamedSharding(mesh, P()))
+
+
+def predict(
+    task: Task, mesh: Mesh, reader: Callable[[Any, dict[str, jax.Array]], Any], params: Any, split: Split, pad_id: int
+) -> Predictions:
+    """What the model says about every example of a split."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    tokens = shards * TOKENS_PER_BATCH.get(jax.default_backend(), ACCELERATOR_TOKENS_PER_BATCH)
+    found: list[Any] = [None] * len(split.sequences)
+
+    def collect(packed: PackedBatch, outputs: Any) -> None:
+        for index, output in task.head.of_sequences(packed, jax.device_get(outputs)):
+            found[index] = output
+
+    before = None
+    for packed in whole_batches(split.pairs, tokens, shards, pad_id):
+        arrays = packed_arrays(packed) | (task.head.inputs(split, packed) if task.head.inputs else {})
+        outputs = reader(params, place(arrays, mesh, ROWS))
+        if before is not None:
+            collect(*before)  # while the device computes the next
+        before = packed, outputs
+    if before is not None:
+        collect(*before)
+    return task.head.of_examples(split, found)
+
+
+# ---- one seed
+
+
+@dataclass
+class Training:
+    """One seed's run, and where it stands."""
+
+    setting: Setting
+    seed: int
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    tracker: Tracker
+    state: TrainState
+    step: int
+    seconds: float
+    """Of all starts of this run, evaluation and saving included."""
+    scores: dict[int, float]
+    """Main metric by the step of its evaluation."""
+    total: Clock = field(default_factory=Clock)
+    clock: Clock = field(default_factory=Clock)
+    interval: float = 0.0
+    """Training time of the interval under way, without evaluation and saving."""
+    pending: tuple[int, dict[str, jax.Array], float] | None = None
+    """Step, sums and seconds of an interval that has just ended, until a step later its sums have arrived."""
+
+    @property
+    def best_step(self) -> int:
+        return max(self.scores, key=lambda step: (self.scores[step], -step))
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether early stopping was asked for, and it is time."""
+        patience = self.setting.config.early_stopping
+        return patience is not None and sum(step > self.best_step for step in self.scores) >= patience
+
+
+def train_seed(setting: Setting, seed: int, stop: StopRequest) -> SeedResult | None:
+    """A seed from wherever it stands to its end; None if asked to stop, once that is saved."""
+    config = dataclasses.replace(setting.config, seeds=(seed,))
+    directory = RunDirectory(setting.folder / f"seed_{seed}", config)
+    try:
+        if (directory.path / RESULT_FILE).exists():
+            print(f"seed {seed}     finished before: {directory.path}")
+            return load_result(directory.path / RESULT_FILE).seeds[0]
+        training = begin(setting, seed, directory, config)
+        try:
+            if not train(training, stop):
+                return None
+            return finish(training, config)
+        finally:
+            training.tracker.close()
+    finally:
+        directory.release()
+
+
+def begin(setting: Setting, seed: int, directory: RunDirectory, config: FinetuneConfig) -> Training:
+    create, abstract, _ = setting.state
+    directory.require_room(tree_bytes(abstract), checkpoints=2)
+    learnt = {"tokenizer": setting.tokenizer.fingerprint, "training data": fingerprint(setting.train)}
+    directory.save_description(config, None, setting.tokenizer, learnt)
+    checkpoints = Checkpoints(directory.path / "checkpoints")
+    latest = checkpoints.latest_step
+    state = create(seed) if latest is None else checkpoints.load(latest, abstract)
+    tracker = Tracker(
+        directory.path, step=latest or 0, total_steps=config.recipe.steps, title=f"{setting.task.name}, seed {seed}"
+    )
+    records = [record for record in read_metrics(directory.path) if record["step"] > 0 and "dev/score" in record]
+    tracker.say(f"seed {seed}     {directory.path}" + (f", continued from step {latest:,}" if latest else ""))
+    return Training(
+        setting=setting,
+        seed=seed,
+        directory=directory,
+        checkpoints=checkpoints,
+        tracker=tracker,
+        state=state,
+        step=latest or 0,
+        seconds=records[-1]["time/seconds"] if records else 0.0,
+        scores={record["step"]: record["dev/score"] for record in records},
+    )
+
+
+def train(run: Training, stop: StopRequest) -> bool:
+    """The loop: evaluate, save, step, log, in this order. False if asked to stop."""
+    setting, config = run.setting, run.setting.config
+    recipe = config.recipe
+    batches = training_batches(
+        config, setting.mesh, setting.task, setting.train, setting.tokenizer, setting.shapes, run.seed
+    )
+    previous = None
+    run.clock.lap()
+    for batch in ahead(partial(batch_arrays, setting.task, setting.train, batches), run.step, recipe.steps):
+        judged = run.step > 0 and run.step % recipe.evaluate_every == 0
+        if judged and not stop.requested:
+            require_finite(run, previous)
+            evaluate(run)
+        if judged or stop.requested:
+            require_finite(run, previous)
+            save(run)
+        if stop.requested:
+            run.checkpoints.close()
+            run.tracker.say(f"stopped    on {stop.name} at step {run.step:,}, saved; the same command continues")
+            return False
+        if judged and run.gives_up:
+            return True
+        run.state, loss = setting.train_step(run.state, place(batch, setting.mesh, BATCH), run.seed)
+        run.step += 1
+        # Waits for the step before: one in flight keeps the device busy, and more would only fill its memory.
+        require_finite(run, previous)
+        previous = loss
+        flush_log(run)
+        run.tracker.advance(run.step)
+        if run.step % config.log_every == 0 or run.step == recipe.steps:
+            log(run)
+    require_finite(run, previous)
+    evaluate(run)
+    return True
+
+
+def ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
+    """`make(step)` of each step, some of them made in advance by a thread."""
+    with ThreadPoolExecutor(1) as thread:
+        steps = iter(range(start, stop))
+        waiting = deque(thread.submit(make, step) for step in islice(steps, READ_AHEAD))
+        try:
+            while waiting:
+                made = waiting.popleft().result()
+                waiting.extend(thread.submit(make, step) for step in islice(steps, 1))
+                yield made
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def require_finite(run: Training, loss: jax.Array | None) -> None:
+    """Raises `UserError` if a loss is not a number, before useless parameters replace good ones."""
+    if loss is not None and not math.isfinite(float(loss)):
+        raise UserError(
+            f"{run.setting.task.name}, seed {run.seed}: the loss is not finite at step {run.step:,}, training has "
+            "diverged. Lower recipe.learning_rate or lengthen recipe.warmup_steps, and give another --run_dir"
+        )
+
+
+def evaluate(run: Training) -> None:
+    """Judges the parameters on the first development split, and keeps them if they are the best so far; unless a record
+    says that this was done before the run was interrupted."""
+    flush_log(run)
+    if run.step in run.scores:
+        return
+    setting, task = run.setting, run.setting.task
+    run.interval += run.clock.lap()
+    predictions = predict(task, setting.mesh, setting.reader, run.state.params, setting.dev, setting.tokenizer.pad_id)
+    metrics = task.score(setting.dev, predictions)
+    score = metrics[task.metric]
+    best = not run.scores or score > max(run.scores.values())
+    if best:
+        export(run)
+    run.scores[run.step] = score
+    run.seconds += run.total.lap()
+    values = {f"dev/{name}": value for name, value in metrics.items()}
+    values |= {"dev/score": score, "time/seconds": run.seconds}
+    shown = "  ".join(f"{name} {value:.2f}" for name, value in list(metrics.items())[:4])
+    run.tracker.record(
+        run.step,
+        values,
+        f"dev        step {run.step:,}  {shown}  ({duration(run.clock.lap())}){'  best so far' if best else ''}",
+    )
+
+
+def export(run: Training) -> None:
+    """Writes the parameters as a model of Hugging Face's layout, in place of the best before."""
+    setting = run.setting
+    params = jax.device_get(run.state.params)
+    task = setting.task
+    model = CLASSES[task.head.model](
+        setting.model, params, setting.tokenizer, labels=task.labels, problem_type=task.problem_type
+    )
+    model.save_pretrained(run.directory.path / BEST)
+
+
+def save(run: Training) -> None:
+    """Starts a checkpoint, once all records up to it are written."""
+    flush_log(run)
+    run.interval += run.clock.lap()
+    if run.checkpoints.latest_step != run.step:
+        run.directory.require_room(tree_bytes(run.state))
+        run.checkpoints.save(run.step, run.state, None)
+    run.clock.lap()
+
+
+def log(run: Training) -> None:
+    """Takes the sums of the interval that ends here; `flush_log` writes them when they have arrived."""
+    run.interval += run.clock.lap()
+    run.pending = (run.step, run.state.sums, run.interval)
+    run.state = dataclasses.replace(run.state, sums=jax.tree.map(jnp.zeros_like, run.state.sums))
+    run.interval = 0.0
+
+
+def flush_log(run: Training) -> None:
+    if run.pending is None:
+        return
+    step, sums, seconds = run.pending
+    run.pending = None
+    config = run.setting.config
+    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    steps = sums["steps"]
+    rate = float(learning_rate(optimizer_config(config.recipe), config.recipe.steps)(step - 1))
+    values = {
+        "train/loss": sums["loss"] / max(sums["weight"], 1.0),
+        "train/gradient_norm": sums["gradient_norm"] / steps,
+        "train/learning_rate": rate,
+        "train/padding": 1.0 - sums["tokens"] / sums["places"],
+        "speed/examples_per_second": steps * config.recipe.batch_size / seconds,
+        "speed/tokens_per_second": sums["tokens"] / seconds,
+        "speed/seconds_per_step": seconds / steps,
+    }
+    if "hits" in sums:
+        values["train/accuracy"] = sums["hits"] / max(sums["weight"], 1.0)
+    accuracy = f"  acc {values['train/accuracy']:.3f}" if "hits" in sums else ""
+    left = (config.recipe.steps - step) * seconds / steps
+    run.tracker.record(
+        step,
+        values,
+        f"step {step:>7,}/{config.recipe.steps:,}  loss {values['train/loss']:.4f}{accuracy}  "
+        f"norm {values['train/gradient_norm']:.2f}  lr {rate:.2e}  "
+        f"{values['speed/examples_per_second']:,.1f} examples/s  {values['speed/tokens_per_second']:,.0f} tokens/s  "
+        f"left {duration(left)}",
+    )
+
+
+def finish(run: Training, config: FinetuneConfig) -> SeedResult:
+    """The seed's result, from its best parameters as they were written; its checkpoints go."""
+    setting, task, folder = run.setting, run.setting.task, run.directory.path
+    run.checkpoints.close()
+    model = read_model(task, *read_source(folder / BEST))
+    metrics = {}
+    for name in setting.dev_names:
+        split = setting.split(name)
+        predictions = predict(
+            task, setting.mesh, setting.reader, setting.place_params(model), split, setting.tokenizer.pad_id
+        )
+        metrics[name] = task.score(split, predictions)
+    run.seconds += run.total.lap()
+    curve, losses = [], []
+    for record in read_metrics(folder):
+        losses += [record["train/loss"]] if "train/loss" in record else []
+        if "dev/score" in record:
+            loss = float(np.mean(losses)) if losses else math.nan
+            curve.append({"step": record["step"], "loss": loss, "score": record["dev/score"]})
+            losses = []
+    result = SeedResult(
+        seed=run.seed,
+        best_step=run.best_step,
+        steps=run.step,
+        score=metrics[setting.dev_names[0]][task.metric],
+        metrics={name: percentages(found) for name, found in metrics.items()},
+        seconds=run.seconds,
+        at_chance=max(run.scores.values()) <= setting.baseline + CHANCE_MARGIN,
+        stopped="finished" if run.step == config.recipe.steps else "early",
+        curve=curve,
+    )
+    details = {"config": dataclasses.asdict(config), "thresholds": thresholds(metrics[setting.dev_names[0]])}
+    whole = TaskResult(task.name, task.title, task.metric, [result], setting.baseline, [], details=details)
+    save_result(whole, folder / RESULT_FILE)
+    shutil.rmtree(folder / "checkpoints")
+    run.tracker.say(
+        f"finished   seed {run.seed}: {task.metric} {result.score:.2f}, best of step {result.best_step:,}  "
+        f"({duration(result.seconds)})"
+    )
+    return result
+
+
+def percentages(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.endswith("_thresh")}
+
+
+def thresholds(metrics: dict[str, float]) -> dict[str, float]:
+    """Of null odds, above which a question of SQuAD 2.0 has no answer."""
+    return {name: value for name, value in metrics.items() if name.endswith("_thresh")}
+
+
+# ---- results
+
+
+def keep_best(folder: Path, seed: int) -> None:
+    """Makes the best seed's model the task's: `folder/best`, its files shared with that of the seed."""
+    temporary = folder / f".{BEST}.new"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folder / f"seed_{seed}" / BEST, temporary, copy_function=link_or_copy)
+    shutil.rmtree(folder / BEST, ignore_errors=True)
+    temporary.rename(folder / BEST)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def references(config: FinetuneConfig, task: Task, model: AlbertConfig) -> list[Reference]:
+    """Published results, those of the model to compare with first: `compare_with`, or the one of this size and version,
+    or else any that is published."""
+    sizes = {name: value for name, value in vars(model).items() if name in ALBERT_SIZES["base"]}
+    size = next((name for name, known in ALBERT_SIZES.items() if known == sizes), None)
+    wanted = config.compare_with or f"{size}_{config.model_version}"
+    return sorted(task.references, key=lambda reference: (reference.model != wanted, reference.model != "base_v2"))
+
+
+def report_chance(result: TaskResult) -> None:
+    """Warns of seeds that learnt nothing, and says what has helped others."""
+    seeds = [seed.seed for seed in result.seeds if seed.at_chance]
+    if not seeds:
+        return
+    recipe = result.details["config"]["recipe"]
+    rate, warmup = recipe["learning_rate"] / 2, 2 * recipe["warmup_steps"] or 100
+    warn(
+        f"{result.task}: {len(seeds)} of {len(result.seeds)} seeds stayed at chance ({', '.join(map(str, seeds))}): "
+        f"{result.metric} not above {result.baseline:.1f}, what always giving the commonest answer has. ALBERT, its "
+        "second version above all, is known for this on small data. What helps: a lower rate (--recipe.learning_rate "
+        f"{rate:g}), a longer warm-up (--recipe.warmup_steps {warmup}), "
+        "other seeds (--seeds), more steps, or, for pairs of texts, a start from a model of MNLI (--init_from)"
+    )
+
+
+# ---- finished models
+
+
+def read_model(task: Task, saved: SavedModel, tokenizer: AlbertTokenizer | None) -> PretrainedModel:
+    """A model that was trained for the task. Raises `UserError` if it was not, or for other labels."""
+    cls = CLASSES[task.head.model]
+    if task.labels and saved.labels != task.labels and cls.label_head:
+        generic = saved.labels == tuple(f"LABEL_{number}" for number in range(len(task.labels)))
+        if not generic:
+            raise UserError(
+                f"{saved.source}: its labels are {listing(saved.labels)}, those of {task.name} {listing(task.labels)}; "
+                "give a model that was fine-tuned for this task"
+            )
+    model = cls.from_saved(saved, tokenizer, labels=task.labels or None, problem_type=task.problem_type)
+    model.require_trained_head()
+    return model
+
+
+def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
+    """Judges a finished model on all splits with labels, or predicts those without, and writes what it says."""
+    folder = Path(config.run_dir) / config.task
+    source = config.init_from or str(folder)
+    saved, beside = read_source(source)
+    tokenizer = right_tokenizer(config, saved, beside)
+    task = open_task(config, config.task, saved.labels)
+    model = read_model(task, saved, tokenizer)
+    length = right_length(config.recipe, task.recipe, saved).max_length
+    shardings = named(mesh, parameter_specs(model.params, mesh, model.config))
+    params = jax.device_put(model.params, shardings)
+    reader = compile_reader(task, model.config, config, mesh, shardings)
+    threshold = config.squad.null_threshold
+    if threshold is None:
+        threshold = known_threshold(source)
+    metrics, baseline, clock = {}, 0.0, Clock()
+    for name in task.dev_splits if config.mode == "evaluate" else task.test_splits:
+        examples = first(task.read(name), config.dev_examples)
+        split = task.encode(name, examples, tokenizer, length)
+        print(f"{name:10} {task.describe(examples)}; {truncation(split)}")
+        predictions = predict(task, mesh, reader, params, split, tokenizer.pad_id)
+        if config.mode == "evaluate":
+            metrics[name] = task.score(split, predictions)
+            baseline = baseline if len(metrics) > 1 else task.baseline(examples)
+            print(f"{'':10} " + "  ".join(f"{metric} {value:.2f}" for metric, value in metrics[name].items()))
+        files = task.write(folder / PREDICTIONS, split, predictions, threshold)
+        print(f"{'':10} written: {', '.join(map(str, files))}")
+    if config.mode == "predict":
+        return None
+    chosen = metrics[task.dev_splits[0]]
+    result = SeedResult(
+        seed=0,
+        best_step=0,
+        steps=0,
+        score=chosen[task.metric],
+        metrics={name: percentages(found) for name, found in metrics.items()},
+        seconds=clock.lap(),
+        at_chance=chosen[task.metric] <= baseline + CHANCE_MARGIN,
+        stopped="finished",
+        curve=[],
+    )
+    details = {"config": dataclasses.asdict(config), "source": saved.source, "thresholds": thresholds(chosen)}
+    whole = TaskResult(
+        task.name, task.title, task.metric, [result], baseline, references(config, task, model.config), details=details
+    )
+    save_result(whole, folder / "evaluation.json")
+    return whole
+
+
+def known_threshold(source: str) -> float | None:
+    """The threshold for no answer that was best on the development set when the model in `source` was trained."""
+    for path in (Path(source) / RESULT_FILE, Path(source).parent / RESULT_FILE):
+        if path.is_file():
+            return load_result(path).details.get("thresholds", {}).get("best_f1_thresh")
+    return None
+
+
+# ---- what is said
+
+
+def description(setting: Setting, model: PretrainedModel) -> str:
+    """What is about to be trained, on what."""
+    config, task, recipe = setting.config, setting.task, setting.config.recipe
+    units = setting.train.units(of_examples=task.head.draws_examples)
+    epochs = recipe.steps * recipe.batch_size / len(units)
+    shapes = ", ".join(f"{shape.rows} x {shape.length}" for shape in setting.shapes)
+    return "\n".join(
+        [
+            f"task       {task.title}, judged by {task.metric}; recipe: {task.recipe_source}",
+            f"model      {model.report}",
+            f"           {tree_size(model.params):,} parameters, {config.compute.dtype} on {device_name(setting.mesh)}",
+            f"train      {task.describe(setting.train.examples)}; {truncation(setting.train)}",
+            f"dev        {task.describe(setting.dev.examples)}; {truncation(setting.dev)}; the commonest answer alone "
+            f"has {task.metric} {setting.baseline:.1f}",
+            f"steps      {recipe.steps:,} of {recipe.batch_size} ({epochs:.1f} epochs), learning rate "
+            f"{recipe.learning_rate:g}, warm-up {recipe.warmup_steps:,}, dropout {recipe.encoder_dropout:g} and "
+            f"{recipe.classifier_dropout:g}, evaluated every {recipe.evaluate_every:,}",
+            f"rows       packed without regard to length: {shapes} pieces, or as a batch needs",
+        ]
+    )
+
+
+def truncation(split: Split) -> str:
+    return f"{split.truncated:,} ({split.truncated / len(split):.1%}) truncated"
+
+
+def device_name(mesh: Mesh) -> str:
+    return f"{mesh.size} x {jax.devices()[0].device_kind}"
+
+
+def fingerprint(split: Split) -> str:
+    """SHA-256 over what is learnt from: the ids of every sequence, and the examples."""
+    digest = hashlib.sha256()
+    for sequence in split.sequences:
+        digest.update(sequence.input_ids.tobytes())
+    digest.update(repr([getattr(example, "label", None) for example in split.examples]).encode())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
