@@ -10,18 +10,13 @@ or SIGTERM saves first.
 """
 
 import dataclasses
-import hashlib
 import math
-import os
 import shutil
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,37 +24,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from albert_jax.checkpoint import Checkpoints
-from albert_jax.config import ALBERT_SIZES, AlbertConfig, load_config, parse_command, require
+from albert_jax.config import AlbertConfig, load_config, parse_command, require
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
-from albert_jax.inputs.batches import Shape, TrainingBatches, packed_arrays, plan_shapes, stacked, whole_batches
-from albert_jax.inputs.packing import PackedBatch
+from albert_jax.finetuned import (
+    CHANCE_MARGIN,
+    PREDICTIONS,
+    device_name,
+    keep_best,
+    read_model,
+    references,
+    report_chance,
+    right_length,
+    right_tokenizer,
+    use_model,
+)
+from albert_jax.inputs.batches import Shape, plan_shapes
 from albert_jax.interop.saved_model import SavedModel
 from albert_jax.optim import learning_rate, make_optimizer
-from albert_jax.predict import ACCELERATOR_TOKENS_PER_BATCH, TOKENS_PER_BATCH
 from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
-from albert_jax.results import Reference, SeedResult, TaskResult, load_result, save_result, text_table, write_report
+from albert_jax.results import SeedResult, TaskResult, load_result, save_result, text_table, write_report
 from albert_jax.run_directory import ADVICE, RESULT_FILE, RunDirectory, versions
-from albert_jax.sharding import BATCH, ROWS, check_batch, make_mesh, named, parameter_specs, place
+from albert_jax.sharding import BATCH, check_batch, make_mesh, place
 from albert_jax.stopping import StopRequest
-from albert_jax.tasks.catalog import Predictions, Task, open_task
-from albert_jax.tasks.config import ALL, FinetuneConfig, Recipe, completed, optimizer_config
-from albert_jax.tasks.examples import listing
+from albert_jax.tasks.catalog import Task, open_task
+from albert_jax.tasks.config import ALL, FinetuneConfig, completed, optimizer_config
+from albert_jax.tasks.finetuning import (
+    Reader,
+    ahead,
+    batch_arrays,
+    compile_reader,
+    fingerprint,
+    first,
+    percentages,
+    predict,
+    thresholds,
+    training_batches,
+    truncation,
+)
 from albert_jax.tasks.glue import GLUE_TASKS
-from albert_jax.tasks.heads import Split, forward, objective
+from albert_jax.tasks.heads import Split, objective
 from albert_jax.tokenizer import AlbertTokenizer
 from albert_jax.tracking import Clock, Tracker, duration, read_metrics, warn
 from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
 from albert_jax.trees import tree_bytes, tree_size
 
-CHANCE_MARGIN = 1.0
-"""Percent above the commonest answer that count as chance still."""
-PREDICTIONS = "predictions"
-READ_AHEAD = 4
-"""Batches that are made while the device computes."""
 ALL_OF_GLUE = ("mnli", "cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte", "wnli", "ax")
 """In this order: MNLI's model is where others start, and what the diagnostic set asks."""
 
@@ -164,7 +175,7 @@ class Setting:
     state: tuple[Callable[..., TrainState], TrainState, TrainState]
     """(state from parameters, abstract state, shardings)"""
     train_step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, jax.Array]]
-    reader: Callable[[Any, dict[str, jax.Array]], Any]
+    reader: Reader
 
     def place_params(self, model: PretrainedModel) -> Any:
         return jax.device_put(model.params, self.state[2].params)
@@ -285,111 +296,6 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
     return setting
 
 
-def right_tokenizer(config: FinetuneConfig, saved: SavedModel, beside: AlbertTokenizer | None) -> AlbertTokenizer:
-    """The tokenizer that the model was trained with. Raises `UserError` if there is none, or another is asked for."""
-    given = AlbertTokenizer.from_file(config.tokenizer) if config.tokenizer else None
-    tokenizer = given or beside
-    if tokenizer is None:
-        raise UserError(f"{saved.source}: has no tokenizer beside it; give its SentencePiece model by --tokenizer")
-    if given and beside and given.fingerprint != beside.fingerprint:
-        raise UserError(
-            f"tokenizer = {config.tokenizer}: is not the one that {saved.source} was trained with; leave it out"
-        )
-    if tokenizer.vocab_size > saved.config.vocab_size:
-        raise UserError(
-            f"tokenizer = {config.tokenizer}: has {tokenizer.vocab_size:,} pieces, but {saved.source} only "
-            f"{saved.config.vocab_size:,} embeddings; give the tokenizer that it was trained with"
-        )
-    return tokenizer
-
-
-def right_length(given: Recipe, published: Recipe, saved: SavedModel) -> Recipe:
-    """The recipe with a `max_length` that the model has positions for."""
-    positions = saved.config.max_position_embeddings
-    if given.max_length is None:
-        return dataclasses.replace(given, max_length=min(published.max_length, positions))
-    require(
-        given.max_length <= positions,
-        "recipe.max_length",
-        given.max_length,
-        f"must be at most the {positions} positions that {saved.source} has",
-    )
-    return given
-
-
-def first(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
-    return examples if count is None else examples[:count]
-
-
-def training_batches(
-    config: FinetuneConfig,
-    mesh: Mesh,
-    task: Task,
-    train: Split,
-    tokenizer: AlbertTokenizer,
-    shapes: list[Shape],
-    seed: int,
-) -> TrainingBatches:
-    return TrainingBatches(
-        train.pairs,
-        train.units(of_examples=task.head.draws_examples),
-        batch_size=config.recipe.batch_size,
-        accumulation=config.accumulation,
-        shards=mesh.shape["data"] * mesh.shape["fsdp"],
-        seed=seed,
-        pad_id=tokenizer.pad_id,
-        shapes=shapes,
-    )
-
-
-def batch_arrays(task: Task, train: Split, batches: TrainingBatches, step: int) -> dict[str, np.ndarray]:
-    """What a step reads and learns, [accumulation, ...]."""
-    head = task.head
-    return stacked(
-        [
-            packed_arrays(part.packed)
-            | (head.inputs(train, part.packed) if head.inputs else {})
-            | head.targets(train, part)
-            for part in batches(step)
-        ]
-    )
-
-
-def compile_reader(
-    task: Task, model: AlbertConfig, config: FinetuneConfig, mesh: Mesh, shardings: Any
-) -> Callable[[Any, dict[str, jax.Array]], Any]:
-    """(parameters, batch of rows) -> what the head reads from the network's output, whole on every device."""
-
-    def read(params: Any, batch: dict[str, jax.Array]) -> Any:
-        return task.head.read(forward(task.head, model, config.compute, params, batch), batch)
-
-    return jax.jit(read, in_shardings=(shardings, NamedSharding(mesh, ROWS)), out_shardings=NamedSharding(mesh, P()))
-
-
-def predict(
-    task: Task, mesh: Mesh, reader: Callable[[Any, dict[str, jax.Array]], Any], params: Any, split: Split, pad_id: int
-) -> Predictions:
-    """What the model says about every example of a split."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    tokens = shards * TOKENS_PER_BATCH.get(jax.default_backend(), ACCELERATOR_TOKENS_PER_BATCH)
-    found: list[Any] = [None] * len(split.sequences)
-
-    def collect(packed: PackedBatch, outputs: Any) -> None:
-        for index, output in task.head.of_sequences(packed, jax.device_get(outputs)):
-            found[index] = output
-
-    before = None
-    for packed in whole_batches(split.pairs, tokens, shards, pad_id):
-        arrays = packed_arrays(packed) | (task.head.inputs(split, packed) if task.head.inputs else {})
-        outputs = reader(params, place(arrays, mesh, ROWS))
-        if before is not None:
-            collect(*before)  # while the device computes the next
-        before = packed, outputs
-    if before is not None:
-        collect(*before)
-    return task.head.of_examples(split, found)
-
-
 # ---- one seed
 
 
@@ -506,20 +412,6 @@ def train(run: Training, stop: StopRequest) -> bool:
     require_finite(run, previous)
     evaluate(run)
     return True
-
-
-def ahead(make: Callable[[int], Any], start: int, stop: int) -> Iterator[Any]:
-    """`make(step)` of each step, some of them made in advance by a thread."""
-    with ThreadPoolExecutor(1) as thread:
-        steps = iter(range(start, stop))
-        waiting = deque(thread.submit(make, step) for step in islice(steps, READ_AHEAD))
-        try:
-            while waiting:
-                made = waiting.popleft().result()
-                waiting.extend(thread.submit(make, step) for step in islice(steps, 1))
-                yield made
-        finally:
-            thread.shutdown(cancel_futures=True)
 
 
 def require_finite(run: Training, loss: jax.Array | None) -> None:
@@ -660,134 +552,6 @@ def finish(run: Training, config: FinetuneConfig) -> SeedResult:
     return result
 
 
-def percentages(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not name.endswith("_thresh")}
-
-
-def thresholds(metrics: dict[str, float]) -> dict[str, float]:
-    """Of null odds, above which a question of SQuAD 2.0 has no answer."""
-    return {name: value for name, value in metrics.items() if name.endswith("_thresh")}
-
-
-# ---- results
-
-
-def keep_best(folder: Path, seed: int) -> None:
-    """Makes the best seed's model the task's: `folder/best`, its files shared with that of the seed."""
-    temporary = folder / f".{BEST}.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder / f"seed_{seed}" / BEST, temporary, copy_function=link_or_copy)
-    shutil.rmtree(folder / BEST, ignore_errors=True)
-    temporary.rename(folder / BEST)
-
-
-def link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
-
-
-def references(config: FinetuneConfig, task: Task, model: AlbertConfig) -> list[Reference]:
-    """Published results, those of the model to compare with first: `compare_with`, or the one of this size and version,
-    or else any that is published."""
-    sizes = {name: value for name, value in vars(model).items() if name in ALBERT_SIZES["base"]}
-    size = next((name for name, known in ALBERT_SIZES.items() if known == sizes), None)
-    wanted = config.compare_with or f"{size}_{config.model_version}"
-    return sorted(task.references, key=lambda reference: (reference.model != wanted, reference.model != "base_v2"))
-
-
-def report_chance(result: TaskResult) -> None:
-    """Warns of seeds that learnt nothing, and says what has helped others."""
-    seeds = [seed.seed for seed in result.seeds if seed.at_chance]
-    if not seeds:
-        return
-    recipe = result.details["config"]["recipe"]
-    rate, warmup = recipe["learning_rate"] / 2, 2 * recipe["warmup_steps"] or 100
-    warn(
-        f"{result.task}: {len(seeds)} of {len(result.seeds)} seeds stayed at chance ({', '.join(map(str, seeds))}): "
-        f"{result.metric} not above {result.baseline:.1f}, what always giving the commonest answer has. ALBERT, its "
-        "second version above all, is known for this on small data. What helps: a lower rate (--recipe.learning_rate "
-        f"{rate:g}), a longer warm-up (--recipe.warmup_steps {warmup}), "
-        "other seeds (--seeds), more steps, or, for pairs of texts, a start from a model of MNLI (--init_from)"
-    )
-
-
-# ---- finished models
-
-
-def read_model(task: Task, saved: SavedModel, tokenizer: AlbertTokenizer | None) -> PretrainedModel:
-    """A model that was trained for the task. Raises `UserError` if it was not, or for other labels."""
-    cls = CLASSES[task.head.model]
-    if task.labels and saved.labels != task.labels and cls.label_head:
-        generic = saved.labels == tuple(f"LABEL_{number}" for number in range(len(task.labels)))
-        if not generic:
-            raise UserError(
-                f"{saved.source}: its labels are {listing(saved.labels)}, those of {task.name} {listing(task.labels)}; "
-                "give a model that was fine-tuned for this task"
-            )
-    model = cls.from_saved(saved, tokenizer, labels=task.labels or None, problem_type=task.problem_type)
-    model.require_trained_head()
-    return model
-
-
-def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
-    """Judges a finished model on all splits with labels, or predicts those without, and writes what it says."""
-    folder = Path(config.run_dir) / config.task
-    source = config.init_from or str(folder)
-    saved, beside = read_source(source)
-    tokenizer = right_tokenizer(config, saved, beside)
-    task = open_task(config, config.task, saved.labels)
-    model = read_model(task, saved, tokenizer)
-    length = right_length(config.recipe, task.recipe, saved).max_length
-    shardings = named(mesh, parameter_specs(model.params, mesh, model.config))
-    params = jax.device_put(model.params, shardings)
-    reader = compile_reader(task, model.config, config, mesh, shardings)
-    threshold = config.squad.null_threshold
-    if threshold is None:
-        threshold = known_threshold(source)
-    metrics, baseline, clock = {}, 0.0, Clock()
-    for name in task.dev_splits if config.mode == "evaluate" else task.test_splits:
-        examples = first(task.read(name), config.dev_examples)
-        split = task.encode(name, examples, tokenizer, length)
-        print(f"{name:10} {task.describe(examples)}; {truncation(split)}")
-        predictions = predict(task, mesh, reader, params, split, tokenizer.pad_id)
-        if config.mode == "evaluate":
-            metrics[name] = task.score(split, predictions)
-            baseline = baseline if len(metrics) > 1 else task.baseline(examples)
-            print(f"{'':10} " + "  ".join(f"{metric} {value:.2f}" for metric, value in metrics[name].items()))
-        files = task.write(folder / PREDICTIONS, split, predictions, threshold)
-        print(f"{'':10} written: {', '.join(map(str, files))}")
-    if config.mode == "predict":
-        return None
-    chosen = metrics[task.dev_splits[0]]
-    result = SeedResult(
-        seed=0,
-        best_step=0,
-        steps=0,
-        score=chosen[task.metric],
-        metrics={name: percentages(found) for name, found in metrics.items()},
-        seconds=clock.lap(),
-        at_chance=chosen[task.metric] <= baseline + CHANCE_MARGIN,
-        stopped="finished",
-        curve=[],
-    )
-    details = {"config": dataclasses.asdict(config), "source": saved.source, "thresholds": thresholds(chosen)}
-    whole = TaskResult(
-        task.name, task.title, task.metric, [result], baseline, references(config, task, model.config), details=details
-    )
-    save_result(whole, folder / "evaluation.json")
-    return whole
-
-
-def known_threshold(source: str) -> float | None:
-    """The threshold for no answer that was best on the development set when the model in `source` was trained."""
-    for path in (Path(source) / RESULT_FILE, Path(source).parent / RESULT_FILE):
-        if path.is_file():
-            return load_result(path).details.get("thresholds", {}).get("best_f1_thresh")
-    return None
-
-
 # ---- what is said
 
 
@@ -811,23 +575,6 @@ def description(setting: Setting, model: PretrainedModel) -> str:
             f"rows       packed without regard to length: {shapes} pieces, or as a batch needs",
         ]
     )
-
-
-def truncation(split: Split) -> str:
-    return f"{split.truncated:,} ({split.truncated / len(split):.1%}) truncated"
-
-
-def device_name(mesh: Mesh) -> str:
-    return f"{mesh.size} x {jax.devices()[0].device_kind}"
-
-
-def fingerprint(split: Split) -> str:
-    """SHA-256 over what is learnt from: the ids of every sequence, and the examples."""
-    digest = hashlib.sha256()
-    for sequence in split.sequences:
-        digest.update(sequence.input_ids.tobytes())
-    digest.update(repr([getattr(example, "label", None) for example in split.examples]).encode())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from flax import nnx, traverse_util
 from albert_jax import model as networks
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
-from albert_jax.inputs.packing import PackedBatch, Place, pack, power_of_two
+from albert_jax.inputs.packing import PackedBatch, Place, pack, power_of_two, tokens_per_batch
 from albert_jax.model import apply
 from albert_jax.pretrained import (
     AlbertForBeamQuestionAnswering,
@@ -42,8 +42,6 @@ CANDIDATES = 20
 """Answers that share the probability, as in Google's and Hugging Face's evaluation."""
 
 Dtype = Literal["float32", "bfloat16"]
-TOKENS_PER_BATCH = {"cpu": 2048}
-ACCELERATOR_TOKENS_PER_BATCH = 16_384
 
 
 class TextError(UserError):
@@ -359,7 +357,7 @@ def _predict(
 ) -> list[Any]:
     """A result for each of `sequences` (ids, segments). The device computes a batch while the one before is read."""
     platform = jax.default_backend()
-    tokens = TOKENS_PER_BATCH.get(platform, ACCELERATOR_TOKENS_PER_BATCH)
+    tokens = tokens_per_batch(platform)
     results: list[Any] = [None] * len(sequences)
     pending: tuple[PackedBatch, jax.Array] | None = None
     for batch in pack(sequences, tokens, _tokenizer(model).pad_id):

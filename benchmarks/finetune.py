@@ -248,8 +248,9 @@ class Side:
         return json.loads(line)
 
     def run(self, setting: str, number: int) -> dict:
+        start = time.perf_counter()
         print(json.dumps({"setting": setting, "pass": number}), file=self.process.stdin, flush=True)
-        return self.answer()
+        return self.answer() | {"wall": time.perf_counter() - start}
 
     def close(self) -> None:
         """Ends it, whatever it is at."""
@@ -341,7 +342,7 @@ def summary(side: Side, setting: str, answers: list[dict]) -> dict:
         tokens_per_second=statistics.median(answer["tokens"] / answer["seconds"] for answer in timed),
         padding=1 - tokens / places,
         losses=[answer["loss"] for answer in timed],
-        warmup_seconds=warmup["seconds"],
+        warmup_seconds=warmup["wall"],
     )
 
 

@@ -20,7 +20,7 @@ FLOORS = {
     # purposes
     "tasks": 3, "interop": 3,
     # faces
-    "pretrained": 4, "report": 4, "predict": 5, "convert": 5, "__init__": 5, "__main__": 6,
+    "pretrained": 4, "report": 4, "predict": 5, "convert": 5, "finetuned": 5, "__init__": 5, "__main__": 6,
 }  # fmt: skip
 
 

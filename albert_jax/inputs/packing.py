@@ -65,6 +65,11 @@ def pack(
             yield lay_out(part, sequences, (padded_count(len(part), at_once), size), pad_id)
 
 
+def tokens_per_batch(platform: str) -> int:
+    """Tokens that a device of JAX's `platform` is given at once when nothing is trained."""
+    return 2048 if platform == "cpu" else 16_384
+
+
 def row_lengths(longest: int, total: int) -> list[int]:
     """Tokens that a row may have for sequences up to `longest`; few where there is little text in all."""
     if longest > SHORT_ROW:
