@@ -42,11 +42,12 @@ from albert_jax.finetuned import (
     use_model,
 )
 from albert_jax.inputs.batches import Shape, plan_shapes
+from albert_jax.interop.huggingface import read_json
 from albert_jax.interop.saved_model import SavedModel
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
 from albert_jax.results import SeedResult, TaskResult, load_result, save_result, text_table, write_report
-from albert_jax.run_directory import ADVICE, RESULT_FILE, RunDirectory, versions
+from albert_jax.run_directory import ADVICE, CONFIG_FILE, RESULT_FILE, RunDirectory, versions
 from albert_jax.sharding import BATCH, check_batch, make_mesh, place
 from albert_jax.stopping import StopRequest
 from albert_jax.tasks.catalog import Task, open_task
@@ -63,6 +64,7 @@ from albert_jax.tasks.finetuning import (
     thresholds,
     training_batches,
     truncation,
+    weights_fingerprint,
 )
 from albert_jax.tasks.glue import GLUE_TASKS
 from albert_jax.tasks.heads import Split, objective
@@ -93,10 +95,9 @@ def main() -> int | None:
     config = parse_command(Command, config, arguments, f"finetune.py {path}").config
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
-        stop = StopRequest()
         if config.task == ALL:
-            return run_all(config, mesh, stop)
-        result = run_task(config, mesh, stop)
+            return run_all(config, mesh)
+        result = run_task(config, mesh)
     if result is not None:
         print(f"\n{text_table([result])}")
     return None
@@ -105,21 +106,20 @@ def main() -> int | None:
 # ---- all of GLUE
 
 
-def run_all(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> int:
+def run_all(config: FinetuneConfig, mesh: Mesh) -> int:
     """Every task of GLUE in turn, whatever becomes of the others; then one table. Exit code 1 if any failed."""
     results = []
     for name in ALL_OF_GLUE:
         try:
-            result = run_task(of_all(config, name), mesh, stop)
-        except KeyboardInterrupt:
-            raise
+            of_task = of_all(config, name)
+            result = run_task(of_task, mesh)
+            if result is None and of_task.mode == "train":
+                return 0  # asked to stop
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()
             warn(f"{name} failed, the other tasks go on: {error}")
             result = TaskResult(name, GLUE_TASKS[name].folder, "", [], None, [], error=str(error))
-        if stop.requested:
-            return 0
         if result is not None:
             results.append(result)
             write_report(results, config.run_dir)
@@ -136,20 +136,23 @@ def of_all(config: FinetuneConfig, name: str) -> FinetuneConfig:
         mode = "evaluate" if config.mode == "train" else config.mode
         return dataclasses.replace(config, mode=mode, init_from=str(mnli))
     if GLUE_TASKS[name].from_mnli and config.mnli_first and config.mode == "train":
-        if (mnli / BEST).exists():
-            return dataclasses.replace(config, init_from=str(mnli))
-        warn(f"{name} starts from {config.init_from}, since there is no model of MNLI; the paper starts from that")
+        begun = sorted((mnli.parent / name).glob(f"seed_*/{CONFIG_FILE}"))
+        if begun:
+            return dataclasses.replace(config, init_from=read_json(begun[0]).get("init_from"))
+        if (mnli / RESULT_FILE).exists():
+            # Not from mnli/best, which another seed may become.
+            best = load_result(mnli / RESULT_FILE).best.seed
+            return dataclasses.replace(config, init_from=str(mnli / f"seed_{best}"))
+        warn(f"{name} starts from {config.init_from}, as there is no model of MNLI; the paper starts from that")
     return config
 
 
 # ---- one task
 
 
-def run_task(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> TaskResult | None:
+def run_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     """Trains, evaluates or predicts, as `config.mode` says. None for predictions, and if asked to stop."""
-    if config.mode == "train":
-        return train_task(config, mesh, stop)
-    return use_model(config, mesh)
+    return train_task(config, mesh) if config.mode == "train" else use_model(config, mesh)
 
 
 @dataclass
@@ -176,6 +179,8 @@ class Setting:
     """(state from parameters, abstract state, shardings)"""
     train_step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, jax.Array]]
     reader: Reader
+    learnt: dict[str, str]
+    """Fingerprints of what the run depends on beside its configuration."""
 
     def place_params(self, model: PretrainedModel) -> Any:
         return jax.device_put(model.params, self.state[2].params)
@@ -188,12 +193,13 @@ class Setting:
         return self.task.encode(name, examples, self.tokenizer, self.config.recipe.max_length)
 
 
-def train_task(config: FinetuneConfig, mesh: Mesh, stop: StopRequest) -> TaskResult | None:
+def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     """Every seed that is not finished yet; then the task's result, the best model, and its predictions."""
     setting = prepare(config, mesh)
     found = []
     for seed in setting.config.seeds:
-        result = train_seed(setting, seed, stop)
+        with StopRequest() as stop:
+            result = train_seed(setting, seed, stop)
         if result is None:
             return None
         found.append(result)
@@ -291,6 +297,11 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
         state=(lambda seed: fresh(jax.device_put(start(seed=seed).params, shardings.params)), abstract, shardings),
         train_step=compile_train_step(aim, optimizer, mesh, shardings),
         reader=compile_reader(task, model.config, config, mesh, shardings.params),
+        learnt={
+            "tokenizer": tokenizer.fingerprint,
+            "training data": fingerprint(train),
+            "model to start from": weights_fingerprint(saved.parameters),
+        },
     )
     print(description(setting, model))
     return setting
@@ -337,8 +348,10 @@ def train_seed(setting: Setting, seed: int, stop: StopRequest) -> SeedResult | N
     config = dataclasses.replace(setting.config, seeds=(seed,))
     directory = RunDirectory(setting.folder / f"seed_{seed}", config)
     try:
+        directory.save_description(config, None, setting.tokenizer, setting.learnt)
         if (directory.path / RESULT_FILE).exists():
             print(f"seed {seed}     finished before: {directory.path}")
+            shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
             return load_result(directory.path / RESULT_FILE).seeds[0]
         training = begin(setting, seed, directory, config)
         try:
@@ -354,8 +367,6 @@ def train_seed(setting: Setting, seed: int, stop: StopRequest) -> SeedResult | N
 def begin(setting: Setting, seed: int, directory: RunDirectory, config: FinetuneConfig) -> Training:
     create, abstract, _ = setting.state
     directory.require_room(tree_bytes(abstract), checkpoints=2)
-    learnt = {"tokenizer": setting.tokenizer.fingerprint, "training data": fingerprint(setting.train)}
-    directory.save_description(config, None, setting.tokenizer, learnt)
     checkpoints = Checkpoints(directory.path / "checkpoints")
     latest = checkpoints.latest_step
     state = create(seed) if latest is None else checkpoints.load(latest, abstract)

@@ -56,7 +56,7 @@ def right_tokenizer(config: FinetuneConfig, saved: SavedModel, beside: AlbertTok
         )
     if tokenizer.vocab_size > saved.config.vocab_size:
         raise UserError(
-            f"tokenizer = {config.tokenizer}: has {tokenizer.vocab_size:,} pieces, but {saved.source} only "
+            f"{config.tokenizer or 'its tokenizer'}: has {tokenizer.vocab_size:,} pieces, but {saved.source} only "
             f"{saved.config.vocab_size:,} embeddings; give the tokenizer that it was trained with"
         )
     return tokenizer
@@ -93,7 +93,9 @@ def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
         threshold = known_threshold(source)
     metrics, baseline, clock = {}, 0.0, Clock()
     for name in task.dev_splits if config.mode == "evaluate" else task.test_splits:
-        examples = first(task.read(name), config.dev_examples)
+        examples = task.read(name)
+        if config.mode == "evaluate":
+            examples = first(examples, config.dev_examples)
         split = task.encode(name, examples, tokenizer, length)
         print(f"{name:10} {task.describe(examples)}; {truncation(split)}")
         predictions = predict(task, mesh, reader, params, split, tokenizer.pad_id)
@@ -101,6 +103,9 @@ def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
             metrics[name] = task.score(split, predictions)
             baseline = baseline if len(metrics) > 1 else task.baseline(examples)
             print(f"{'':10} " + "  ".join(f"{metric} {value:.2f}" for metric, value in metrics[name].items()))
+            threshold = thresholds(metrics[name]).get("best_f1_thresh", threshold)
+        elif task.can_abstain and threshold is None:
+            warn("no threshold for leaving questions unanswered is known, all are answered; give squad.null_threshold")
         files = task.write(folder / PREDICTIONS, split, predictions, threshold)
         print(f"{'':10} written: {', '.join(map(str, files))}")
     if config.mode == "predict":
@@ -135,9 +140,14 @@ def known_threshold(source: str) -> float | None:
 
 def keep_best(folder: Path, seed: int) -> None:
     """Makes the best seed's model the task's: `folder/best`, its files shared with that of the seed."""
+    source = folder / f"seed_{seed}" / BEST
+    if not source.is_dir():
+        raise UserError(
+            f"{source}: the model of a finished seed is gone; restore it, or remove {source.parent} to train it again"
+        )
     temporary = folder / f".{BEST}.new"
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder / f"seed_{seed}" / BEST, temporary, copy_function=link_or_copy)
+    shutil.copytree(source, temporary, copy_function=link_or_copy)
     shutil.rmtree(folder / BEST, ignore_errors=True)
     temporary.rename(folder / BEST)
 

@@ -62,7 +62,7 @@ class RunDirectory:
         Raises `UserError` if the run in this folder was trained on other data: its own paths may have new contents.
         """
         record = self.path / DATA_FILE
-        if any(self.path.glob("checkpoints/*")) and record.exists():
+        if self._holds_a_run() and record.exists():
             before = json.loads(record.read_text())
             changed = [name for name in data if before.get(name) != data[name]]
             if changed:
@@ -77,9 +77,12 @@ class RunDirectory:
         (self.path / VERSIONS_FILE).write_text(json.dumps(versions(), indent=2) + "\n")
         tokenizer.save(self.path / TOKENIZER_FOLDER)
 
+    def _holds_a_run(self) -> bool:
+        return any(self.path.glob("checkpoints/*")) or (self.path / RESULT_FILE).exists()
+
     def _check_configuration(self, config: Any) -> None:
         saved = self.path / CONFIG_FILE
-        if not any(self.path.glob("checkpoints/*")) and not (self.path / RESULT_FILE).exists():
+        if not self._holds_a_run():
             return  # nothing has been trained here yet
         if not saved.exists():
             raise UserError(

@@ -1,7 +1,7 @@
 """Being asked to stop: a signal becomes a flag that the training loop looks at, so that it can save first."""
 
 import signal
-from typing import Any
+from typing import Any, Self
 
 
 class StopRequest:
@@ -9,8 +9,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested, self.name = False, ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
+        numbers = signal.SIGTERM, signal.SIGINT
+        self._before = {number: signal.signal(number, self._request) for number in numbers}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: Any) -> None:
         if self.requested:

@@ -94,7 +94,8 @@ def test_shipped_configuration_is_its_golden_copy(name):
 
 
 def test_every_golden_copy_belongs_to_a_shipped_configuration():
-    assert {path.stem for path in GOLDEN.glob("*.json")} == set(ROWS)
+    of_pretraining = (path.stem for path in GOLDEN.glob("*.json") if not path.stem.startswith("finetune_"))
+    assert set(of_pretraining) == set(ROWS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

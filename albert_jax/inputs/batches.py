@@ -19,7 +19,7 @@ SHAPES = 3
 """Shapes that are planned for; a batch that fits none of them gets one of its own."""
 SAMPLE = 256
 """Batches that the plan looks at."""
-QUANTILES = (0.5, 0.75, 0.95, 1.0)
+QUANTILES = (0.25, 0.5, 0.75, 0.95, 1.0)
 """How many of the sampled batches a planned shape may hold."""
 PLAN_SEED = 20190926
 
@@ -118,8 +118,10 @@ class TrainingBatches:
             rows = [fill_rows(order, lengths, shape.length)[0] for order in orders]
             if max(map(len, rows)) <= shape.rows:
                 return shape, rows
-        length = row_length(longest)
-        rows = [fill_rows(order, lengths, length)[0] for order in orders]
+        # A shape of its own, and so a compilation: in rows as long as others are, where that costs less.
+        sizes = {row_length(longest), *(shape.length for shape in self._shapes if shape.length >= longest)}
+        filled = [(size, [fill_rows(order, lengths, size)[0] for order in orders]) for size in sorted(sizes)]
+        length, rows = min(filled, key=lambda fill: fill[0] * max(map(len, fill[1])))
         return Shape(multiple(max(map(len, rows)), self._shards), length), rows
 
 
@@ -146,7 +148,7 @@ def plan_shapes(units: Units, batch_size: int, shards: int, hidden_size: int) ->
     candidates = {
         Shape(int(count), size)
         for size, needed in zip(sizes, rows, strict=True)
-        if np.isfinite(needed).mean() >= QUANTILES[0]
+        if np.isfinite(needed).mean() >= 0.5
         for count in np.quantile(needed[np.isfinite(needed)], QUANTILES, method="higher")
     }
     whole = [

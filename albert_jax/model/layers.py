@@ -13,8 +13,8 @@ Keys = Key[Array, " B"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     # Google's "gelu" is the tanh approximation, for v1 and v2 alike (modeling.py); Hugging Face calls it "gelu_new".
-    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype),
+    "gelu_new": lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype),
     "gelu_erf": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -30,6 +30,35 @@ def truncated_normal(key: Array, shape: tuple[int, ...], stddev: float) -> Array
     return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
+@jax.custom_vjp
+def linear(
+    x: Float[Array, "*rows in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
+) -> Float[Array, "*rows out"]:
+    """`x @ kernel + bias`, with all three gradients written as plain products.
+
+    JAX's own transposes the kernel's gradient once it is made and sums the bias's in a tree; on a CPU both lead XLA
+    past its fast products, by a factor of three for a whole training step in bfloat16.
+    """
+    return x @ kernel + bias
+
+
+def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel + bias, (x, kernel)
+
+
+def _linear_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    x, kernel = residuals
+    rows = tuple(range(x.ndim - 1))
+    of_x = jax.lax.dot_general(gradient, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+    of_kernel = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+    ones = jnp.ones(x.shape[:-1], gradient.dtype)
+    of_bias = jax.lax.dot_general(ones, gradient, ((rows, rows), ((), ())))
+    return of_x, of_kernel, of_bias
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`; the kernel is stored [in, out] like Google's."""
 
@@ -38,7 +67,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features_out, jnp.float32))
 
     def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return linear(x, self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype))
 
 
 class LayerNorm(nnx.Module):

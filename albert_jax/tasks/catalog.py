@@ -58,7 +58,7 @@ from albert_jax.tasks.table import Table, read_table
 from albert_jax.tasks.tagging import encode_tagging, open_conll, tag_labels
 from albert_jax.tokenizer import AlbertTokenizer, write_file
 
-SIZES = ("base", "large", "xlarge", "xxlarge")
+SPLITS = ("train", "dev", "test")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DEV_SEED = 20190926
 """Of the examples that a table without a development file keeps apart."""
@@ -99,6 +99,8 @@ class Task:
     """one line about the labels of some examples"""
     from_mnli: bool = False
     """whether the paper starts from a model of MNLI"""
+    can_abstain: bool = False
+    """whether "no answer" is one, by a threshold"""
 
     @property
     def dev_splits(self) -> tuple[str, ...]:
@@ -313,7 +315,7 @@ def _squad(config: FinetuneConfig, version: str, head: Head, rules: Hyperparamet
         labels=(),
         problem_type=None,
         metric="f1",
-        splits=("train", "dev", "test"),
+        splits=SPLITS,
         recipe=_published(rules, 1000),
         recipe_source=rules.source,
         references=tuple(Reference(values[column], model, _README) for model, values in _SQUAD_README.items()),
@@ -323,6 +325,7 @@ def _squad(config: FinetuneConfig, version: str, head: Head, rules: Hyperparamet
         baseline=_nothing if version == "1.1" else _no_answers,
         write=_write_squad,
         describe=_describe_squad,
+        can_abstain=version == "2.0",
     )
 
 
@@ -405,15 +408,12 @@ def _describe_choices(examples: Sequence[ChoiceExample]) -> str:
     return describe_labels(examples, LETTERS[:most])
 
 
-def _choices(name: str, title: str, num_choices: int, **particular: Any) -> Task:
+def _choices(num_choices: int, **particular: Any) -> Task:
     return Task(
-        name=name,
-        title=title,
         head=choice_head(num_choices),
         labels=(),
         problem_type=None,
         metric="accuracy",
-        splits=("train", "dev", "test"),
         baseline=_majority,
         write=_write_choices,
         describe=_describe_choices,
@@ -424,9 +424,10 @@ def _choices(name: str, title: str, num_choices: int, **particular: Any) -> Task
 def _race(config: FinetuneConfig) -> Task:
     rules = RACE_V1 if config.model_version == "v1" else RACE_V2
     return _choices(
-        "race",
-        "RACE",
         4,
+        name="race",
+        title="RACE",
+        splits=SPLITS,
         recipe=_published(rules, 1000),
         recipe_source=rules.source,
         references=tuple(Reference(value, model, _README) for model, value in _RACE_README.items()),
@@ -438,9 +439,10 @@ def _race(config: FinetuneConfig) -> Task:
 
 def _swag(config: FinetuneConfig) -> Task:
     return _choices(
-        "swag",
-        "SWAG",
         4,
+        name="swag",
+        title="SWAG",
+        splits=SPLITS,
         recipe=_ours(2e-5, 16, 3, 128),
         recipe_source="our choice, after BERT's for SWAG",
         read=lambda split: open_swag(split, _source(config, "hf:swag")),
@@ -449,9 +451,10 @@ def _swag(config: FinetuneConfig) -> Task:
 
 def _dream(config: FinetuneConfig) -> Task:
     return _choices(
-        "dream",
-        "DREAM",
         3,
+        name="dream",
+        title="DREAM",
+        splits=SPLITS,
         recipe=_ours(2e-5, 32, 4, 512),
         recipe_source="our choice",
         read=lambda split: open_dream(split, _source(config, "hf:dream")),
@@ -515,7 +518,7 @@ def _conll(config: FinetuneConfig, labels: tuple[str, ...]) -> Task:
         labels or tag_labels(read("train")),
         name="conll",
         title="CoNLL-2003",
-        splits=("train", "dev", "test"),
+        splits=SPLITS,
         read=read,
         recipe=_ours(5e-5, 32, 3, 512),
         recipe_source="our choice, after BERT's for CoNLL-2003",
@@ -530,7 +533,7 @@ def _table(config: FinetuneConfig) -> Task:
     require(files.train_file is not None, "table.train_file", None, "give a .csv, .tsv or .jsonl file with a header")
     table = read_table(files.train_file, kind=files.kind, columns=files.columns)
     kept_apart = np.random.default_rng(DEV_SEED).permutation(len(table.examples))
-    count = max(1, round(files.dev_fraction * len(table.examples)))
+    count = min(max(1, round(files.dev_fraction * len(table.examples))), len(table.examples) - 1)
 
     def read(split: str) -> list[Any]:
         if split == "test":
@@ -546,7 +549,7 @@ def _table(config: FinetuneConfig) -> Task:
     common: dict[str, Any] = dict(
         name="table",
         title=Path(files.train_file).name,
-        splits=("train", "dev", "test"),
+        splits=SPLITS,
         read=read,
         recipe=_ours(2e-5, 32, 3, 512),
         recipe_source="our choice",
@@ -556,8 +559,7 @@ def _table(config: FinetuneConfig) -> Task:
             return _tagging(table.labels, **common)
         case "multiple_choice":
             most = max(len(example.choices) for example in table.examples)
-            del common["name"], common["title"]
-            return _choices("table", Path(files.train_file).name, most, **common)
+            return _choices(num_choices=most, **common)
         case "question_answering":
             return _table_questions(config, table, common)
         case _:
@@ -565,7 +567,8 @@ def _table(config: FinetuneConfig) -> Task:
 
 
 def _table_questions(config: FinetuneConfig, table: Table, common: dict[str, Any]) -> Task:
-    unanswerable = any(not example.answers for example in table.examples)
+    judged = [] if config.table.dev_file is None else common["read"]("dev")
+    unanswerable = any(not example.answers for example in [*table.examples, *judged])
     base = _squad_2(config) if unanswerable else _squad_1(config)
     return dataclasses.replace(base, references=(), **common | {"recipe": _ours(3e-5, 24, 2, 384)})
 

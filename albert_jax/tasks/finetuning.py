@@ -3,7 +3,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from albert_jax.sharding import ROWS, place
 from albert_jax.tasks.catalog import Predictions, Task
 from albert_jax.tasks.config import FinetuneConfig
 from albert_jax.tasks.heads import Split, forward
+from albert_jax.tasks.squad import SquadFeature
 from albert_jax.tokenizer import AlbertTokenizer
 
 READ_AHEAD = 4
@@ -125,9 +126,20 @@ def thresholds(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def fingerprint(split: Split) -> str:
-    """SHA-256 over what is learnt from: the ids of every sequence, and the examples."""
+    """SHA-256 over what is learnt from: the ids of every sequence, and what they are to learn."""
     digest = hashlib.sha256()
     for sequence in split.sequences:
         digest.update(sequence.input_ids.tobytes())
+        targets = (sequence.start, sequence.end) if isinstance(sequence, SquadFeature) else sequence.labels
+        digest.update(np.asarray(-1 if targets is None else targets, np.int64).tobytes())
     digest.update(repr([getattr(example, "label", None) for example in split.examples]).encode())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(parameters: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over arrays, by their names."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(parameters[name]).data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ A `Head` is the same for all tasks of its kind; what is particular to a task (fi
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -217,16 +218,18 @@ def multi_label_head(num_labels: int) -> Head:
 def _choice_targets(split: Split, part: Part, num_choices: int) -> Arrays:
     packed = part.packed
     slots = packed.first_positions.shape[1]
-    numbers: dict[int, int] = {}
+    # A batch over the end of an epoch may hold an example twice, and then each of its choices twice.
+    units: dict[int, list[int]] = {}
+    for unit, example in enumerate(part.units):
+        units.setdefault(int(example), []).append(unit)
     places = np.full((len(part.units), num_choices), -1, np.int32)
     count = np.zeros(len(part.units), np.int64)
-    for unit, example in enumerate(part.units):
-        numbers[int(example)] = unit
-    # The choices of an example have ascending indices, in their order.
-    for place in sorted(packed.places):
-        unit = numbers[split.sequences[place.index].example]
-        places[unit, count[unit]] = place.row * slots + place.slot
-        count[unit] += 1
+    # The choices of an example have ascending indices, in their order; copies of one choice go to the copies in turn.
+    for _, copies in groupby(sorted(packed.places), key=lambda place: place.index):
+        for copy, place in enumerate(copies):
+            unit = units[split.sequences[place.index].example][copy]
+            places[unit, count[unit]] = place.row * slots + place.slot
+            count[unit] += 1
     labels = np.array([split.examples[example].label for example in part.units], np.int32)
     return {"choice_places": places, "labels": labels, "weights": np.ones(len(labels), np.float32)}
 
