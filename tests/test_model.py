@@ -13,7 +13,7 @@ from albert_jax import model as networks
 from albert_jax.config import AlbertConfig, albert_config
 from albert_jax.inputs.packing import pack
 from albert_jax.model import apply, initialize
-from albert_jax.model.layers import dropout, fold_in
+from albert_jax.model.layers import dropout, fold_in, linear
 from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
 from albert_jax.sharding import path_name
 from albert_jax.trees import tree_size
@@ -420,3 +420,22 @@ def test_no_two_matrices_start_alike():
     found = by_name(initialize(dataclasses.replace(TINY, num_hidden_groups=4), jax.random.key(0)))
     random = [leaf for leaf in found.values() if leaf.ndim == 2]
     assert len({tuple(np.asarray(leaf).ravel()[:16].tolist()) for leaf in random}) == len(random)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("rows", [(6,), (2, 3), (2, 1, 3)])
+def test_the_gradients_of_a_linear_map_are_those_that_jax_derives(rows, dtype, tolerance):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = ((*rows, 5), (5, 4), (4,), (*rows, 4))
+    x, kernel, bias, weights = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True))
+
+    def gradients(function):
+        return jax.grad(lambda *inputs: (function(*inputs) * weights).sum().astype("float32"), (0, 1, 2))(
+            x, kernel, bias
+        )
+
+    for found, expected in zip(gradients(linear), gradients(lambda x, k, b: x @ k + b), strict=True):
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        np.testing.assert_allclose(
+            np.asarray(found, np.float32), np.asarray(expected, np.float32), rtol=tolerance, atol=tolerance
+        )

@@ -143,7 +143,8 @@ class FinetuneConfig:
     dev_examples: int | None = None
     """Likewise of every development split."""
     accumulation: int = 1
-    """Parts that a batch is computed in, to fit into memory. The result does not depend on it."""
+    """Parts that a batch is computed in, to fit into memory. The result does not depend on it, but for the masks of
+    dropout, which belong to the packed rows."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log_every: int = 50

@@ -1,4 +1,4 @@
-"""A small task for the model that `python pretrain.py` has trained: does a sentence come from an essay on nature or from a story?
+"""A small task for the model that `python pretrain.py` has trained: is a sentence from an essay on nature, or a story?
 
     python finetune.py configs/finetune/sample.py
 
