@@ -138,7 +138,8 @@ def of_all(config: FinetuneConfig, name: str) -> FinetuneConfig:
     if GLUE_TASKS[name].from_mnli and config.mnli_first and config.mode == "train":
         begun = sorted((mnli.parent / name).glob(f"seed_*/{CONFIG_FILE}"))
         if begun:
-            return dataclasses.replace(config, init_from=read_json(begun[0]).get("init_from"))
+            start = str(read_json(begun[0]).get("init_from"))
+            return dataclasses.replace(config, init_from=start) if Path(start).parent == mnli else config
         if (mnli / RESULT_FILE).exists():
             # Not from mnli/best, which another seed may become.
             best = load_result(mnli / RESULT_FILE).best.seed
@@ -196,6 +197,7 @@ class Setting:
 def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     """Every seed that is not finished yet; then the task's result, the best model, and its predictions."""
     setting = prepare(config, mesh)
+    task, folder = setting.task, setting.folder
     found = []
     for seed in setting.config.seeds:
         with StopRequest() as stop:
@@ -203,7 +205,10 @@ def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
         if result is None:
             return None
         found.append(result)
-    task, folder = setting.task, setting.folder
+    if (folder / RESULT_FILE).exists() and (folder / BEST).exists():
+        before = load_result(folder / RESULT_FILE)
+        if before.seeds == found:
+            return before
     details = {"config": dataclasses.asdict(setting.config), "versions": versions(), "device": device_name(mesh)}
     result = TaskResult(
         task.name,
@@ -352,7 +357,7 @@ def train_seed(setting: Setting, seed: int, stop: StopRequest) -> SeedResult | N
         if (directory.path / RESULT_FILE).exists():
             print(f"seed {seed}     finished before: {directory.path}")
             shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
-            return load_result(directory.path / RESULT_FILE).seeds[0]
+            return only_seed(directory.path / RESULT_FILE)
         training = begin(setting, seed, directory, config)
         try:
             if not train(training, stop):
@@ -362,6 +367,13 @@ def train_seed(setting: Setting, seed: int, stop: StopRequest) -> SeedResult | N
             training.tracker.close()
     finally:
         directory.release()
+
+
+def only_seed(path: Path) -> SeedResult:
+    seeds = load_result(path).seeds
+    if len(seeds) != 1:
+        raise UserError(f"{path}: holds {len(seeds)} seeds, expected one; remove {path.parent} to train it again")
+    return seeds[0]
 
 
 def begin(setting: Setting, seed: int, directory: RunDirectory, config: FinetuneConfig) -> Training:

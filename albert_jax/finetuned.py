@@ -79,11 +79,17 @@ def right_length(given: Recipe, published: Recipe, saved: SavedModel) -> Recipe:
 def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     """Judges a finished model on all splits with labels, or predicts those without, and writes what it says."""
     folder = Path(config.run_dir) / config.task
+    if config.init_from is None and not (folder / BEST).is_dir():
+        raise UserError(f"{folder}: no model was trained there yet; train first, or give one by --init_from")
     source = config.init_from or str(folder)
     saved, beside = read_source(source)
     tokenizer = right_tokenizer(config, saved, beside)
     task = open_task(config, config.task, saved.labels)
-    model = read_model(task, saved, tokenizer)
+    try:
+        model = read_model(task, saved, tokenizer)
+    except UserError as error:
+        hint = f"; or leave out --init_from for the best model in {folder}" if (folder / BEST).is_dir() else ""
+        raise UserError(f"{error}{hint}") from error
     length = right_length(config.recipe, task.recipe, saved).max_length
     shardings = named(mesh, parameter_specs(model.params, mesh, model.config))
     params = jax.device_put(model.params, shardings)

@@ -59,7 +59,8 @@ class RunDirectory:
         """Writes the resolved configuration, the model's, if any, the tokenizer, the fingerprints `data` of what is
         read, and the versions of everything that matters.
 
-        Raises `UserError` if the run in this folder was trained on other data: its own paths may have new contents.
+        Of a finished run, all stays as it was. Raises `UserError` if the run in this folder was trained on other data:
+        its own paths may have new contents.
         """
         record = self.path / DATA_FILE
         if self._holds_a_run() and record.exists():
@@ -70,6 +71,8 @@ class RunDirectory:
                     f"run_dir = {self.path}: the run there was trained with another {' and '.join(changed)} than is "
                     "now at that path; restore it, or give another --run_dir"
                 )
+        if (self.path / RESULT_FILE).exists():
+            return
         record.write_text(json.dumps(data, indent=2) + "\n")
         save_json(config, self.path / CONFIG_FILE)
         if model is not None:

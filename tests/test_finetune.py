@@ -738,8 +738,8 @@ def test_tasks_of_pairs_start_from_mnli_and_the_diagnostic_set_asks_it(whole):
     sources = {}
     for name in ("rte", "stsb", "mrpc", "sst2", "cola", "qnli"):
         sources[name] = json.loads((whole / name / "seed_0/config.json").read_text())["init_from"]
-    assert {name for name, source in sources.items() if source == "all/mnli"} == {"rte", "stsb", "mrpc"}
-    assert {source for source in sources.values()} == {"all/mnli", "model"}
+    assert {name for name, source in sources.items() if source == "all/mnli/seed_0"} == {"rte", "stsb", "mrpc"}
+    assert set(sources.values()) == {"all/mnli/seed_0", "model"}
     assert load_result(whole / "ax/evaluation.json").details["source"] == str(Path("all/mnli/best"))
     assert AlbertForSequenceClassification.from_pretrained(whole / "stsb").labels == ("score",)
 

@@ -559,6 +559,8 @@ def _table(config: FinetuneConfig) -> Task:
             return _tagging(table.labels, **common)
         case "multiple_choice":
             most = max(len(example.choices) for example in table.examples)
+            if most > len(LETTERS):
+                raise UserError(f"{files.train_file}: an example has {most} choices, expected at most {len(LETTERS)}")
             return _choices(num_choices=most, **common)
         case "question_answering":
             return _table_questions(config, table, common)
