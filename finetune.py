@@ -205,10 +205,7 @@ def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
         if result is None:
             return None
         found.append(result)
-    if (folder / RESULT_FILE).exists() and (folder / BEST).exists():
-        before = load_result(folder / RESULT_FILE)
-        if before.seeds == found:
-            return before
+    known = nothing_new(folder, found)
     details = {"config": dataclasses.asdict(setting.config), "versions": versions(), "device": device_name(mesh)}
     result = TaskResult(
         task.name,
@@ -225,7 +222,7 @@ def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     save_result(result, folder / RESULT_FILE)
     write_report([result], folder)
     model = read_model(task, *read_source(folder / BEST))
-    for name in setting.dev_names:
+    for name in () if known else setting.dev_names:
         split = setting.split(name)
         predictions = predict(task, mesh, setting.reader, setting.place_params(model), split, setting.tokenizer.pad_id)
         task.write(folder / PREDICTIONS, split, predictions, details["thresholds"].get("best_f1_thresh"))
@@ -234,6 +231,14 @@ def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
         f"best       {folder / BEST} (seed {result.best.seed}); {folder / RESULT_FILE}, report.html and {PREDICTIONS}/"
     )
     return result
+
+
+def nothing_new(folder: Path, seeds: list[SeedResult]) -> bool:
+    """Whether a call before has written the result of exactly these seeds, and predictions."""
+    try:
+        return load_result(folder / RESULT_FILE).seeds == seeds and (folder / PREDICTIONS).is_dir()
+    except UserError:
+        return False
 
 
 def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
