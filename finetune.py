@@ -31,6 +31,7 @@ from albert_jax.config import AlbertConfig, load_config, parse_command, require
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 from albert_jax.finetuned import (
     CHANCE_MARGIN,
+    EVALUATION,
     PREDICTIONS,
     device_name,
     keep_best,
@@ -73,19 +74,24 @@ from albert_jax.tracking import Clock, Tracker, duration, read_metrics, warn
 from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
 from albert_jax.trees import tree_bytes, tree_size
 
+CONFIGS = Path(__file__).parent / "configs" / "finetune"
 ALL_OF_GLUE = ("mnli", "cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte", "wnli", "ax")
 """In this order: MNLI's model is where others start, and what the diagnostic set asks."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """The command line: a configuration, overridden field by field."""
+    """Fine-tunes a model on a task and judges it. Any field of the configuration can be given anew."""
 
     config: Annotated[FinetuneConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
 def main() -> int | None:
     arguments = sys.argv[1:]
+    if arguments in (["-h"], ["--help"]):
+        shipped = "".join(f"    {path.relative_to(CONFIGS.parents[1])}\n" for path in sorted(CONFIGS.glob("*.py")))
+        print(f"{__doc__}\nCONFIG is a Python file, such as\n\n{shipped}\nfinetune.py CONFIG --help lists its options.")
+        return None
     if not arguments or arguments[0].startswith("-"):
         raise UserError("give a configuration first: python finetune.py configs/finetune/glue.py --task rte ...")
     path = Path(arguments.pop(0))
@@ -93,6 +99,9 @@ def main() -> int | None:
     if not isinstance(config, FinetuneConfig):
         raise UserError(f"{path}: get_config() returned a {type(config).__name__}, not a FinetuneConfig")
     config = parse_command(Command, config, arguments, f"finetune.py {path}").config
+    if config.mode != "train" and not any(word.partition("=")[0] == "--init_from" for word in arguments):
+        # What a configuration names is where training starts, and not what it has led to.
+        config = dataclasses.replace(config, init_from=None)
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
         if config.task == ALL:
@@ -108,7 +117,8 @@ def main() -> int | None:
 
 def run_all(config: FinetuneConfig, mesh: Mesh) -> int:
     """Every task of GLUE in turn, whatever becomes of the others; then one table. Exit code 1 if any failed."""
-    results = []
+    results, failed = [], False
+    folder = Path(config.run_dir) / EVALUATION if config.mode == "evaluate" else Path(config.run_dir)
     for name in ALL_OF_GLUE:
         try:
             of_task = of_all(config, name)
@@ -120,12 +130,13 @@ def run_all(config: FinetuneConfig, mesh: Mesh) -> int:
                 traceback.print_exc()
             warn(f"{name} failed, the other tasks go on: {error}")
             result = TaskResult(name, GLUE_TASKS[name].folder, "", [], None, [], error=str(error))
-        if result is not None:
+        if result is not None and config.mode != "predict":
             results.append(result)
-            write_report(results, config.run_dir)
+            write_report(results, folder)
+        failed |= result is not None and result.error is not None
     if results:
-        print(f"\n{text_table(results)}\n\nwritten to {config.run_dir}/report.md, report.json and report.html")
-    return int(any(result.error for result in results))
+        print(f"\n{text_table(results)}\n\nwritten to {folder}/report.md, report.json and report.html")
+    return int(failed)
 
 
 def of_all(config: FinetuneConfig, name: str) -> FinetuneConfig:
@@ -226,7 +237,7 @@ def train_task(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
         split = setting.split(name)
         predictions = predict(task, mesh, setting.reader, setting.place_params(model), split, setting.tokenizer.pad_id)
         task.write(folder / PREDICTIONS, split, predictions, details["thresholds"].get("best_f1_thresh"))
-    report_chance(result)
+    report_chance(result, task)
     print(
         f"best       {folder / BEST} (seed {result.best.seed}); {folder / RESULT_FILE}, report.html and {PREDICTIONS}/"
     )
@@ -589,18 +600,22 @@ def description(setting: Setting, model: PretrainedModel) -> str:
     units = setting.train.units(of_examples=task.head.draws_examples)
     epochs = recipe.steps * recipe.batch_size / len(units)
     shapes = ", ".join(f"{shape.rows} x {shape.length}" for shape in setting.shapes)
+    unit = "examples" if task.head.draws_examples else "sequences"
+    published = dataclasses.asdict(task.recipe)
+    others = [name for name, value in published.items() if value not in (None, getattr(recipe, name))]
+    changed = f", but {', '.join(name for name in others if name != 'epochs')}" if set(others) - {"epochs"} else ""
     return "\n".join(
         [
-            f"task       {task.title}, judged by {task.metric}; recipe: {task.recipe_source}",
+            f"task       {task.title}, judged by {task.metric}; recipe: {task.recipe_source}{changed}",
             f"model      {model.report}",
             f"           {tree_size(model.params):,} parameters, {config.compute.dtype} on {device_name(setting.mesh)}",
             f"train      {task.describe(setting.train.examples)}; {truncation(setting.train)}",
-            f"dev        {task.describe(setting.dev.examples)}; {truncation(setting.dev)}; the commonest answer alone "
-            f"has {task.metric} {setting.baseline:.1f}",
-            f"steps      {recipe.steps:,} of {recipe.batch_size} ({epochs:.1f} epochs), learning rate "
-            f"{recipe.learning_rate:g}, warm-up {recipe.warmup_steps:,}, dropout {recipe.encoder_dropout:g} and "
-            f"{recipe.classifier_dropout:g}, evaluated every {recipe.evaluate_every:,}",
-            f"rows       packed without regard to length: {shapes} pieces, or as a batch needs",
+            f"dev        {task.describe(setting.dev.examples)}; {truncation(setting.dev)}",
+            f"baseline   {task.metric} {setting.baseline:.1f}, by always giving the commonest answer",
+            f"steps      {recipe.steps:,} of {recipe.batch_size} {unit} ({epochs:.1f} epochs), learning rate "
+            f"{recipe.learning_rate:g}, warm-up {recipe.warmup_steps:,}, dropout {recipe.encoder_dropout:g} in the "
+            f"encoder and {recipe.classifier_dropout:g} below the head, evaluated every {recipe.evaluate_every:,}",
+            f"length     at most {recipe.max_length} pieces; batches packed into rows ({shapes}, or as one needs)",
         ]
     )
 

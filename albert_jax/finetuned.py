@@ -25,8 +25,8 @@ from albert_jax.tracking import Clock, warn
 
 CHANCE_MARGIN = 1.0
 """Percent above the commonest answer that count as chance still."""
-PREDICTIONS = "predictions"
-"""Folder of a task's prediction files."""
+PREDICTIONS, EVALUATION = "predictions", "evaluation"
+"""Folders in a task's: the files of predictions, and what `--mode evaluate` found and predicted."""
 
 
 def read_model(task: Task, saved: SavedModel, tokenizer: AlbertTokenizer | None) -> PretrainedModel:
@@ -97,6 +97,7 @@ def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     threshold = config.squad.null_threshold
     if threshold is None:
         threshold = known_threshold(source)
+    place = EVALUATION if config.mode == "evaluate" else PREDICTIONS
     metrics, baseline, clock = {}, 0.0, Clock()
     for name in task.dev_splits if config.mode == "evaluate" else task.test_splits:
         examples = task.read(name)
@@ -112,7 +113,7 @@ def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
             threshold = thresholds(metrics[name]).get("best_f1_thresh", threshold)
         elif task.can_abstain and threshold is None:
             warn("no threshold for leaving questions unanswered is known, all are answered; give squad.null_threshold")
-        files = task.write(folder / PREDICTIONS, split, predictions, threshold)
+        files = task.write(folder / place, split, predictions, threshold)
         print(f"{'':10} written: {', '.join(map(str, files))}")
     if config.mode == "predict":
         return None
@@ -132,7 +133,7 @@ def use_model(config: FinetuneConfig, mesh: Mesh) -> TaskResult | None:
     whole = TaskResult(
         task.name, task.title, task.metric, [result], baseline, references(config, task, model.config), details=details
     )
-    save_result(whole, folder / "evaluation.json")
+    save_result(whole, folder / EVALUATION / RESULT_FILE)
     return whole
 
 
@@ -174,19 +175,26 @@ def references(config: FinetuneConfig, task: Task, model: AlbertConfig) -> list[
     return sorted(task.references, key=lambda reference: (reference.model != wanted, reference.model != "base_v2"))
 
 
-def report_chance(result: TaskResult) -> None:
+def report_chance(result: TaskResult, task: Task) -> None:
     """Warns of seeds that learnt nothing, and says what has helped others."""
     seeds = [seed.seed for seed in result.seeds if seed.at_chance]
     if not seeds:
         return
     recipe = result.details["config"]["recipe"]
-    rate, warmup = recipe["learning_rate"] / 2, 2 * recipe["warmup_steps"] or 100
+    advice = [f"a lower rate (--recipe.learning_rate {recipe['learning_rate'] / 2:g})"]
+    if 0 < 2 * recipe["warmup_steps"] <= recipe["steps"]:
+        advice.append(f"a longer warm-up (--recipe.warmup_steps {2 * recipe['warmup_steps']})")
+    advice.append("other seeds (--seeds)")
+    if task.recipe.steps is None or recipe["steps"] < task.recipe.steps:
+        advice.insert(0, "more steps")
+    if task.from_mnli:
+        advice.append("a start from a model of MNLI (--init_from)")
     warn(
-        f"{result.task}: {len(seeds)} of {len(result.seeds)} seeds stayed at chance ({', '.join(map(str, seeds))}): "
-        f"{result.metric} not above {result.baseline:.1f}, what always giving the commonest answer has. ALBERT, its "
-        "second version above all, is known for this on small data. What helps: a lower rate (--recipe.learning_rate "
-        f"{rate:g}), a longer warm-up (--recipe.warmup_steps {warmup}), "
-        "other seeds (--seeds), more steps, or, for pairs of texts, a start from a model of MNLI (--init_from)"
+        f"{result.task}: {len(seeds)} of {len(result.seeds)} seeds stayed at chance (seed "
+        f"{', '.join(map(str, seeds))}): {result.metric} no more than {CHANCE_MARGIN:g} above "
+        f"{result.baseline:.1f}, what always giving the commonest answer has. ALBERT, its second version above all, is "
+        "known for this on small data. "
+        f"What helps, in another --run_dir: {', '.join(advice)}"
     )
 
 

@@ -385,6 +385,10 @@ def _remark(result: TaskResult, shown_error: int | None) -> str:
     ):
         if count:
             parts.append(f"{what} {count} of {len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}")
+    config = result.details.get("config")
+    for name in ("train_examples", "dev_examples"):
+        if isinstance(config, dict) and config.get(name):
+            parts.append(f"the first {config[name]:,} of {name.removesuffix('_examples')}")
     if result.error is not None:
         error = _line(result.error)
         if shown_error is not None and len(error) > shown_error:

@@ -393,7 +393,7 @@ def test_a_run_tells_what_it_does_and_what_came_out(finished, place):
     for line in (
         "task       SST-2, judged by accuracy",
         "train      64 examples: negative 32 (50.0%), positive 32 (50.0%); 0 (0.0%) truncated",
-        "steps      12 of 16 (3.0 epochs), learning rate 0.003, warm-up 2",
+        "steps      12 of 16 examples (3.0 epochs), learning rate 0.003, warm-up 2",
         "newly initialized (2): classifier/bias, classifier/kernel",
         "step      12/12",
         "finished   seed 1",
@@ -464,13 +464,12 @@ def test_the_predictions_have_the_score_of_the_best_seed(finished, place):
 
 def test_evaluation_of_the_best_model_gives_its_score(finished, copied):
     result = load_result(finished / "result.json")
-    (copied / "run/sst2/predictions/dev.tsv").unlink()
-    done = run(copied, "--mode", "evaluate", "--init_from", "None")
-    found = load_result(copied / "run/sst2/evaluation.json")
+    done = run(copied, "--mode", "evaluate")
+    found = load_result(copied / "run/sst2/evaluation/result.json")
     assert found.seeds[0].metrics == result.best.metrics
     assert f"{result.best.score:.1f}" in done.out.splitlines()[-1]
     text = (finished / "predictions" / "dev.tsv").read_text()
-    assert (copied / "run/sst2/predictions/dev.tsv").read_text() == text
+    assert (copied / "run/sst2/evaluation/dev.tsv").read_text() == text
     assert load_result(copied / "run/sst2/result.json") == result, "the training's own result stays"
 
 
@@ -562,9 +561,10 @@ def test_separable_labels_are_learnt_and_random_ones_warned_of(place):
     assert "at chance" not in done.out + done.err
     options += ("--recipe.steps", 16, "--recipe.learning_rate", 1e-6)
     done = run(place, *options, "--run_dir", "chance", "--data_dir", "random")
-    assert "1 of 1 seeds stayed at chance (0)" in done.err
-    for remedy in ("--recipe.learning_rate 5e-07", "--recipe.warmup_steps 8", "--seeds", "MNLI"):
+    assert "1 of 1 seeds stayed at chance (seed 0)" in done.err
+    for remedy in ("more steps", "--recipe.learning_rate 5e-07", "--recipe.warmup_steps 8", "--seeds"):
         assert remedy in done.err
+    assert "MNLI" not in done.err, "a start from that helps pairs of texts"
     assert load_result(place / "chance/sst2/result.json").seeds[0].at_chance
     assert "at chance" in done.out.splitlines()[-1]
 
@@ -740,7 +740,7 @@ def test_tasks_of_pairs_start_from_mnli_and_the_diagnostic_set_asks_it(whole):
         sources[name] = json.loads((whole / name / "seed_0/config.json").read_text())["init_from"]
     assert {name for name, source in sources.items() if source == "all/mnli/seed_0"} == {"rte", "stsb", "mrpc"}
     assert set(sources.values()) == {"all/mnli/seed_0", "model"}
-    assert load_result(whole / "ax/evaluation.json").details["source"] == str(Path("all/mnli/best"))
+    assert load_result(whole / "ax/evaluation/result.json").details["source"] == str(Path("all/mnli/best"))
     assert AlbertForSequenceClassification.from_pretrained(whole / "stsb").labels == ("score",)
 
 
@@ -1070,7 +1070,7 @@ BAD_INPUT = {
     ),
     "predictions of an untrained head": (
         nothing,
-        ["--mode", "predict"],
+        ["--mode", "predict", "--init_from", "model"],
         r"has no trained classifier.*fine-tune it first",
     ),
     "a seed twice": (nothing, ["--seeds", "1", "1"], r"seeds = \(1, 1\): must differ"),

@@ -268,6 +268,8 @@ def _gold(split: Split) -> dict[str, list[str]]:
 
 def _describe_squad(examples: Sequence[SquadExample]) -> str:
     impossible = sum(not example.answers for example in examples)
+    if not any(example.answers or example.is_impossible for example in examples):
+        return f"{len(examples):,} questions, no answers read"
     return f"{len(examples):,} questions, {impossible:,} of them without an answer ({impossible / len(examples):.1%})"
 
 
@@ -530,14 +532,18 @@ def _conll(config: FinetuneConfig, labels: tuple[str, ...]) -> Task:
 
 def _table(config: FinetuneConfig) -> Task:
     files = config.table
-    require(files.train_file is not None, "table.train_file", None, "give a .csv, .tsv or .jsonl file with a header")
+    require(
+        files.train_file is not None, "table.train_file", None, "give a .csv, .tsv or .jsonl file by --table.train_file"
+    )
     table = read_table(files.train_file, kind=files.kind, columns=files.columns)
     kept_apart = np.random.default_rng(DEV_SEED).permutation(len(table.examples))
     count = min(max(1, round(files.dev_fraction * len(table.examples))), len(table.examples) - 1)
 
     def read(split: str) -> list[Any]:
         if split == "test":
-            require(files.test_file is not None, "table.test_file", None, "give the file to predict")
+            require(
+                files.test_file is not None, "table.test_file", None, "give the file to predict by --table.test_file"
+            )
             return read_table(files.test_file, like=table, labelled=False).examples
         if files.dev_file is not None:
             return table.examples if split == "train" else read_table(files.dev_file, like=table).examples

@@ -57,7 +57,7 @@ class Recipe:
             self.steps is None or self.epochs is None,
             "recipe.epochs",
             self.epochs,
-            f"recipe.steps = {self.steps} is given too; give one of them",
+            f"recipe.steps = {self.steps} is given too, perhaps by the configuration; give one, and None for the other",
         )
 
 
@@ -69,7 +69,7 @@ class SquadConfig:
     """Two logits for each piece, which Hugging Face's classes have too; or Google's SQuAD 2.0 head, with ends
     conditioned on starts and a logit for "no answer"."""
     stride: int = 128
-    """Pieces from the beginning of a window to that of the next."""
+    """Pieces from the beginning of a window to that of the next, but at most a third of `recipe.max_length`."""
     max_query_length: int = 64
     n_best: int = 20
     max_answer_length: int = 30
@@ -126,7 +126,8 @@ class FinetuneConfig:
     model_version: Literal["v1", "v2"] = "v2"
     """Of ALBERT: which published results to compare with, and RACE's settings, which the two do not share."""
     compare_with: str | None = None
-    """The model, such as base_v2, whose published results stand beside ours; by default the one of this size."""
+    """The model, such as base_v2, whose published results stand beside ours; by default the one of this size and
+    version where there are any, and else another, which the table names."""
     mnli_first: bool = True
     """With task all: RTE, STS-B and MRPC start from this run's best model of MNLI, as in the paper."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -139,7 +140,7 @@ class FinetuneConfig:
     early_stopping: int | None = None
     """Stop after so many evaluations without a new best. None: train to the end, as published."""
     train_examples: int | None = None
-    """Only the first so many training examples; for trying out."""
+    """Only the first so many training examples; for trying out: a file need not be in random order."""
     dev_examples: int | None = None
     """Likewise of every development split."""
     accumulation: int = 1
@@ -148,6 +149,7 @@ class FinetuneConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log_every: int = 50
+    """Steps between two lines of metrics."""
 
     def __post_init__(self) -> None:
         check_fields(self, "")

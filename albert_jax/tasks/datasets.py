@@ -3,6 +3,7 @@
 A source is `hf:NAME`, a dataset on the hub, or `hf:FOLDER`, what `save_to_disk` wrote; or `tfds:NAME`, read without
 TensorFlow. What the columns mean is the tasks' to say."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def open_dataset(
         raise
     except Exception as error:  # the hub, its client and the file systems below each raise their own kinds
         reason = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
-        raise UserError(f"{title}: cannot be opened: {reason}") from None
+        raise UserError(f"{title}: cannot be opened: {reason}; a folder of the official files serves too") from None
     if not rows:
         raise UserError(f"{title}: the {split} split is empty")
     features = data.features if kind == "hf" else data.dataset_info.features
@@ -135,6 +136,8 @@ def class_name(value: Any, names: Sequence[str] | None, what: str, where: str) -
 def _hugging_face(place: str, config: str | None, revision: str | None) -> Any:
     from datasets import load_dataset, load_from_disk
 
+    # Its retries are told twice over; what comes of them is in the error.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     folder = Path(place).expanduser()
     if folder.is_dir():
         inner = folder / config if config else folder

@@ -255,7 +255,8 @@ def _infer_kind(rows: Sequence[_Row], columns: Columns, labelled: bool) -> Kind:
     if columns.label not in present or not labelled:
         raise UserError(
             f"{first.path}: the columns ({listing(present)}) do not tell what the examples are for; state kind, one of "
-            f"{listing(get_args(Kind))}, and name the columns"
+            f"{listing(get_args(Kind))}, and name the columns (--table.kind classification --table.columns.text NAME "
+            "--table.columns.label NAME)"
         )
     values = {value if isinstance(value := _cell(row, columns.label), str) else repr(value) for row in rows}
     if all(_is_number(value) for value in values):
@@ -266,6 +267,13 @@ def _infer_kind(rows: Sequence[_Row], columns: Columns, labelled: bool) -> Kind:
                 f"{first.path}, column {columns.label!r}: {len(values)} different whole numbers, which could be "
                 "classes or amounts; state kind, classification or regression"
             )
+    decimals = {value for value in values if _is_number(value) and not _WHOLE.fullmatch(value.strip())}
+    if len(decimals) > len(values) / 2:
+        odd = next(row for row in rows if not _is_number(str(_cell(row, columns.label))))
+        raise UserError(
+            f"{odd.where(columns.label)}: {_cell(odd, columns.label)!r:.60} among decimal numbers; mend it, or state "
+            "kind, classification or regression"
+        )
     return "classification"
 
 

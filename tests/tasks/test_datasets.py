@@ -54,7 +54,10 @@ def test_short_names_configurations_and_revisions_reach_the_hub(hub, source, con
 
 
 def test_what_the_hub_answers_is_one_line(hub):
-    with pytest.raises(UserError, match=r"^hf:broken: cannot be opened: RuntimeError: something else$"):
+    with pytest.raises(
+        UserError,
+        match=r"^hf:broken: cannot be opened: RuntimeError: something else; a folder of the official files serves too$",
+    ):
         open_dataset("hf:broken", "dev", usual="x")
     with pytest.raises(UserError, match=r"^hf:squad: no split 'train', there are validation, test$"):
         open_dataset("hf:squad", "train", usual="x")
