@@ -44,7 +44,6 @@ from albert_jax.finetuned import (
 )
 from albert_jax.inputs.batches import Shape, plan_shapes
 from albert_jax.interop.huggingface import read_json
-from albert_jax.interop.saved_model import SavedModel
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
 from albert_jax.results import SeedResult, TaskResult, load_result, save_result, text_table, write_report
@@ -175,7 +174,6 @@ class Setting:
     """With a recipe that leaves nothing open."""
     mesh: Mesh
     task: Task
-    saved: SavedModel
     tokenizer: AlbertTokenizer
     model: AlbertConfig
     """The network, with the recipe's dropout."""
@@ -306,7 +304,6 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
         config=config,
         mesh=mesh,
         task=task,
-        saved=saved,
         tokenizer=tokenizer,
         model=model.config,
         folder=folder,

@@ -4,14 +4,14 @@ A batch is a plain random draw, as the published recipes have it: nothing is gro
 packed (`albert_jax.inputs.packing`) into rows of few shapes, chosen once from the lengths of the data, so that short
 sentences cost what they are long and little is compiled. Everything is a pure function of (seed, step)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from albert_jax.inputs.packing import LEAST_LENGTH, PackedBatch, fill_rows, lay_out, pack
+from albert_jax.inputs.packing import PackedBatch, fill_rows, lay_out, pack
 
 LENGTHS = (32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 """Tokens of a row; longer ones are multiples of the last step."""
@@ -212,12 +212,3 @@ def packed_arrays(packed: PackedBatch) -> dict[str, np.ndarray]:
 def stacked(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """[accumulation, ...] of every array."""
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-
-
-Targets = Callable[[Part], dict[str, np.ndarray]]
-"""What the parts are to learn, as arrays beside the network's."""
-
-
-def places_of(length: int) -> int:
-    """How many sequences a row of so many tokens has places for."""
-    return length // LEAST_LENGTH

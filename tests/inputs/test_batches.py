@@ -12,11 +12,11 @@ from albert_jax.inputs.batches import (
     TrainingBatches,
     Units,
     multiple,
-    places_of,
     plan_shapes,
     row_length,
     whole_batches,
 )
+from albert_jax.inputs.packing import LEAST_LENGTH
 
 PAD = 0
 HIDDEN = 768
@@ -76,7 +76,7 @@ def assert_laid_whole(packed, given):
     """All that the arrays say follows from the places and the sequences."""
     expected = {name: np.zeros_like(packed.input_ids) for name in ("types", "numbers", "positions")}
     ids = np.full_like(packed.input_ids, PAD)
-    firsts = np.zeros((len(ids), places_of(ids.shape[1])), int)
+    firsts = np.zeros((len(ids), ids.shape[1] // LEAST_LENGTH), int)
     for index, row, slot, start, stop in packed.places:
         here = row, slice(start, stop)
         assert (expected["numbers"][here] == 0).all(), "two sequences overlap"
@@ -172,7 +172,7 @@ def test_a_row_takes_no_more_sequences_than_it_has_places_for():
     batches = make([3] * 40, 40, shapes=[Shape(10, 32)])
     (part,) = batches(0)
     assert part.packed.input_ids.shape == (10, 32)  # 10 rows of 4, though 10 would fit into each
-    assert max(place.slot for place in part.packed.places) == places_of(32) - 1
+    assert max(place.slot for place in part.packed.places) == 32 // LEAST_LENGTH - 1
     assert_laid_whole(part.packed, sequences([3] * 40))
 
 
