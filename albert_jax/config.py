@@ -468,8 +468,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def differences(saved: Any, config: Any) -> list[str]:
     """Lines "field: saved -> now" for the fields that may not change within a run (see `CHANGEABLE_FIELDS`)."""
     # A run from before a field of the model existed had what is now its default.
-    defaults = flatten({"model": AlbertConfig()}) if "model" in saved else {}
-    before, now = defaults | flatten(saved), flatten(config)
+    before, now = flatten(saved), flatten(config)
+    if any(name.startswith("model.") for name in before):
+        before = flatten({"model": AlbertConfig()}) | before
     fixed = (
         name
         for name in before | now

@@ -76,7 +76,7 @@ def activation_bytes_per_sequence(
         "matmuls": (7 * hidden + wide) * itemsize,
         "none": everything(itemsize),
     }[remat]
-    working = everything(4)
+    working = everything(4) + 4 * wide  # and a wide array's gradient, from which two products are made
     if config.attention_probs_dropout_prob > 0 and remat != "none":
         working += 2 * 4 * scores  # random bits, drawn again
     logits = predictions * config.vocab_size * 2 * 4  # and their gradient

@@ -1,6 +1,11 @@
 """Settings of the whole suite: eight host-platform devices, so that meshes are real, and where the shared data lies."""
 
 import os
+import signal
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without LLVM's optimisation compilation takes half the time, and it is most of what the suite does.
 os.environ["XLA_FLAGS"] = (
