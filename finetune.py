@@ -98,7 +98,8 @@ def main() -> int | None:
     if not isinstance(config, FinetuneConfig):
         raise UserError(f"{path}: get_config() returned a {type(config).__name__}, not a FinetuneConfig")
     config = parse_command(Command, config, arguments, f"finetune.py {path}").config
-    if config.mode != "train" and not any(word.partition("=")[0] == "--init_from" for word in arguments):
+    options = {word.partition("=")[0].replace("-", "_") for word in arguments}
+    if config.mode != "train" and "__init_from" not in options:
         # What a configuration names is where training starts, and not what it has led to.
         config = dataclasses.replace(config, init_from=None)
     mesh = make_mesh(config.mesh)

@@ -473,6 +473,13 @@ def test_evaluation_of_the_best_model_gives_its_score(finished, copied):
     assert load_result(copied / "run/sst2/result.json") == result, "the training's own result stays"
 
 
+@pytest.mark.parametrize("option", ["--init_from", "--init-from"])
+def test_the_model_to_judge_may_be_given_in_either_spelling(copied, option):
+    run(copied, "--mode", "evaluate", option, "run/sst2/seed_1")
+    details = load_result(copied / "run/sst2/evaluation/result.json").details
+    assert "seed_1" in details["source"]
+
+
 def test_the_same_command_trains_nothing_and_more_seeds_train_only_those(finished, copied):
     before, result = files(copied / "run/sst2/seed_1"), load_result(finished / "result.json")
     done = run(copied, "--seeds", 0, 1, 2)
