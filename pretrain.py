@@ -34,6 +34,7 @@ from albert_jax.evaluate import Evaluator
 from albert_jax.flops import device_peak_flops, training_flops_per_sequence
 from albert_jax.inputs.corpus import Corpus
 from albert_jax.model import initialize
+from albert_jax.model.attention_kernels import check_attention
 from albert_jax.objectives import summarize
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.predict import MASK, fill_mask
@@ -50,6 +51,7 @@ from albert_jax.tasks.pretraining import (
     phase_batches,
     prediction_places,
     pretraining_objective,
+    sequence_places,
     training_batches,
     unigram_entropy,
 )
@@ -70,7 +72,7 @@ class Command:
     """Print parameters, FLOPs, memory per device, tokens and estimated time, and train nothing."""
     scale_to_batch_size: int | None = None
     """Change the recipe to this global batch by LAMB's rules: learning rate with its square root, warm-up's share of
-    the steps in proportion, and as many steps as it takes to see as many sequences."""
+    the steps in proportion, and as many steps as it takes to see as many rows."""
 
 
 def main() -> int | None:
@@ -95,6 +97,9 @@ def pretrain(config: PretrainConfig) -> int | None:
     mesh = make_mesh(config.mesh)
     for phase in config.phases.phases:
         check_batch(phase.batch_size, phase.accumulation, mesh)
+        check_attention(
+            config.compute, config.model, phase.sequence_length, phase.batch_size // phase.accumulation, mesh
+        )
     directory = RunDirectory(config.run_dir, config)
     try:
         with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
@@ -171,7 +176,8 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         f"tensor {mesh.shape['tensor']})\n"
         f"peak       {peak / 1e12:.3g} TFLOP/s per device ({source})\n"
         f"corpus     {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens; one epoch is "
-        f"{batches.epoch(0).size:,} sequences of up to {first_phase.sequence_length}\n"
+        f"{batches.epoch(0).examples:,} sequences in {batches.epoch(0).size:,} rows of "
+        f"{first_phase.sequence_length}\n"
         f"held out   {held_out.num_documents:,} documents, {held_out.num_tokens:,} tokens; unigram entropy "
         f"{unigram_entropy(held_out):.3f} nats\n"
         f"run        {config.phases.total_steps:,} steps in {directory.path}, "
@@ -328,7 +334,9 @@ def flush_log(run: Run) -> None:
     steps = sums["steps"]
     rate = float(learning_rate(config.optimizer, config.phases.total_steps)(step - 1))
     predictions = prediction_places(config, phase)
-    flops = training_flops_per_sequence(config.model, phase.sequence_length, predictions) * phase.batch_size
+    sequences = sequence_places(config, phase) or 1
+    row_flops = training_flops_per_sequence(config.model, phase.sequence_length, predictions, sequences)
+    flops = row_flops * phase.batch_size
     mfu = flops * steps / seconds / (run.peak_flops * run.mesh.size)
     tokens_per_second = sums["tokens"] / seconds
     left = (config.phases.total_steps - step) * seconds / steps
@@ -355,7 +363,8 @@ def flush_log(run: Run) -> None:
         step,
         values,
         f"step {step:>7,}/{config.phases.total_steps:,}  {shown}  lr {rate:.2e}  "
-        f"{tokens_per_second:,.0f} tokens/s  MFU {mfu:.1%}  left {duration(left)}",
+        f"{tokens_per_second:,.0f} tokens/s  padding {values['train/padding']:.1%}  MFU {mfu:.1%}  "
+        f"left {duration(left)}",
     )
 
 

@@ -189,6 +189,9 @@ class DataConfig:
     """Longest masked n-gram, in words; p(n) is proportional to 1/n (paper, section 4.1)."""
     max_predictions_per_sequence: int | None = None
     """Cap on masked positions. The paper has none; Google's code stops at 20 whatever the length."""
+    pack_sequences: bool = True
+    """Several pairs per row, each with the outputs and losses that it has in a row of its own, so that next to nothing
+    is padding. False: one pair per row, as in Google's code."""
     verify_checksums: bool = True
     """Read every shard once at the start and compare its SHA-256 with the manifest."""
     threads: int = 2
@@ -229,7 +232,7 @@ class PhasesConfig:
     steps: tuple[int, ...] = (125_000,)
     sequence_length: tuple[int, ...] = (512,)
     batch_size: tuple[int, ...] = (4096,)
-    """Sequences per optimizer step, over all devices."""
+    """Rows per optimizer step, over all devices: each holds one sequence, or several with `data.pack_sequences`."""
     accumulation: tuple[int, ...] = (1,)
     """Parts that a batch is computed in, to fit into memory. The result does not depend on it."""
 
@@ -342,9 +345,37 @@ class ComputeConfig:
     remat: Literal["none", "matmuls", "full"] = "matmuls"
     """What the backward pass finds stored: everything; the results of matrix products, so that only cheap element-wise
     work is repeated; or the layer inputs alone, so that every layer is computed twice."""
+    attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
+    """What attention is computed by: XLA's own operations ("plain"), or a kernel that writes no scores to memory, of
+    cuDNN on NVIDIA GPUs or of JAX on TPUs ("splash"). "auto" takes the kernel where it can do the work."""
 
     def __post_init__(self) -> None:
         check_fields(self, "compute.")
+        require(
+            self.attention != "cudnn" or self.dtype == "bfloat16",
+            "compute.attention",
+            self.attention,
+            f"computes in bfloat16, not {self.dtype}; set compute.dtype bfloat16, or compute.attention auto",
+        )
+
+
+def attention_obstacle(kernel: str, model: AlbertConfig, dtype: str, length: int) -> str | None:
+    """Why `kernel` ("cudnn", "splash") cannot compute this model's attention on any device, and the fix; None if it
+    can."""
+    if kernel == "cudnn" and dtype != "bfloat16":
+        return f"computes in bfloat16, not {dtype}; set compute.dtype bfloat16, or compute.attention auto"
+    if model.attention_probs_dropout_prob > 0:
+        return (
+            f"has no dropout, and model.attention_probs_dropout_prob is {model.attention_probs_dropout_prob}; "
+            "set that to 0, or compute.attention auto"
+        )
+    if kernel == "cudnn" and (model.head_size % 8 or model.head_size > 256):
+        return f"takes heads of a size up to 256 that 8 divides, not {model.head_size}; set compute.attention auto"
+    if kernel == "cudnn" and length % 2:
+        return f"takes sequences of even length, not {length}; set compute.attention auto"
+    if kernel == "splash" and length % 128:
+        return f"takes sequences of a length that 128 divides, not {length}; set compute.attention auto"
+    return None
 
 
 @dataclass(frozen=True)
@@ -365,7 +396,7 @@ class PretrainConfig:
     evaluate_every: int = 5000
     """Steps between two evaluations on the held-out documents; checkpoints and the last step are evaluated too."""
     evaluate_sequences: int = 8192
-    """Held-out sequences per evaluation, the same ones each time; fewer where the corpus has fewer."""
+    """Held-out sequences per evaluation, not rows, the same ones each time; fewer where the corpus has fewer."""
     evaluate_objectives: tuple[Literal["sop", "nsp"], ...] = ()
     """Sentence objectives to measure on the held-out documents beside the one that is trained (the paper's table 5)."""
     checkpoint_every: int = 5000
@@ -417,6 +448,10 @@ class PretrainConfig:
             cap,
             f"must be at most phases.sequence_length = {min(self.phases.sequence_length)}",
         )
+        if self.compute.attention in ("cudnn", "splash"):
+            for length in self.phases.sequence_length:
+                found = attention_obstacle(self.compute.attention, self.model, self.compute.dtype, length)
+                require(found is None, "compute.attention", self.compute.attention, str(found))
         for sentence in self.sample_sentences:
             require("[MASK]" in sentence, "sample_sentences", sentence, "must contain [MASK]")
 
@@ -434,6 +469,7 @@ CHANGEABLE_FIELDS = (
     "phases.accumulation",
     "mesh",
     "compute.remat",
+    "compute.attention",
     "log_every",
     "evaluate_every",
     "evaluate_sequences",
@@ -487,7 +523,7 @@ def differences(saved: Any, config: Any) -> list[str]:
 def scale_to_batch_size(config: PretrainConfig, batch_size: int) -> PretrainConfig:
     """The same recipe at another global batch, by LAMB's rules (You et al. 2019, table 4), which give the paper's
     values at 4096: the learning rate grows with the square root of the batch, the warm-up's share of the steps with
-    the batch, and the number of sequences seen stays, so 512 means 6.2e-4, 1/320 of the steps, and eight times the
+    the batch, and the number of rows seen stays, so 512 means 6.2e-4, 1/320 of the steps, and eight times the
     steps."""
     require(batch_size >= 1, "scale_to_batch_size", batch_size, "must be at least 1")
     require(

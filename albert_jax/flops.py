@@ -30,23 +30,32 @@ PEAK_FLOPS = {
 }
 
 
-def training_flops_per_sequence(config: AlbertConfig, sequence_length: int, predictions: int) -> float:
+def training_flops_per_sequence(
+    config: AlbertConfig, sequence_length: int, predictions: int, sequences: int = 1
+) -> float:
     """Floating-point operations of forward and backward pass for one sequence, matrix products only (a multiply-add is
-    two), backward twice the forward, nothing recomputed: the "model FLOPs" of MFU."""
+    two), backward twice the forward, nothing recomputed: the "model FLOPs" of MFU. The last block counts only where it
+    is read, at the `predictions` and the first token, but for its keys and values.
+
+    Or for one packed row with places for several `sequences`: attention then counts as over the whole row.
+    """
     hidden, wide, embedding = config.hidden_size, config.intermediate_size, config.embedding_size
     depth = config.num_hidden_layers * config.inner_group_num
-    layer = 8 * hidden**2 + 4 * hidden * wide + 4 * sequence_length * hidden
+    keys_and_values = 4 * hidden**2
+    rest = 4 * hidden**2 + 4 * hidden * wide + 4 * sequence_length * hidden
+    read = predictions + sequences
+    blocks = sequence_length * (depth * keys_and_values + (depth - 1) * rest) + read * rest
     projection = 2 * embedding * hidden if embedding != hidden else 0
     head = 2 * hidden * embedding + 2 * embedding * config.vocab_size
     pair = 2 * hidden**2 + 4 * hidden
-    return 3.0 * (sequence_length * (depth * layer + projection) + predictions * head + pair)
+    return 3.0 * (blocks + sequence_length * projection + predictions * head + sequences * pair)
 
 
 def activation_bytes_per_sequence(
-    config: AlbertConfig, sequence_length: int, predictions: int, itemsize: int, remat: str
+    config: AlbertConfig, sequence_length: int, predictions: int, itemsize: int, remat: str, packed: bool = False
 ) -> float:
-    """Estimate of what the backward pass keeps for one sequence of `sequence_length` tokens, plus its working
-    set: one layer and the logits of `predictions` tokens.
+    """Estimate of what the backward pass keeps for one sequence, or one `packed` row, of `sequence_length` tokens, plus
+    its working set: one layer, the logits of `predictions` tokens, and of a packed row what keeps its sequences apart.
 
     `itemsize` is that of `ComputeConfig.dtype` in bytes, `remat` its policy. What a layer keeps is exact: it is
     what JAX saves. The working set is what XLA makes of it, taken in float32. For the training step compiled for
@@ -79,8 +88,11 @@ def activation_bytes_per_sequence(
     working = everything(4) + 4 * wide  # and a wide array's gradient, from which two products are made
     if config.attention_probs_dropout_prob > 0 and remat != "none":
         working += 2 * 4 * scores  # random bits, drawn again
+    # The last block keeps its input and its keys and values for all tokens, the rest for those that are read.
+    last = 3 * hidden * itemsize * sequence_length + kept * (predictions + 1)
     logits = predictions * config.vocab_size * 2 * 4  # and their gradient
-    return sequence_length * (depth * kept + working) + logits
+    bias = 4 * sequence_length**2 if packed else 0
+    return sequence_length * ((depth - 1) * kept + working) + last + logits + bias
 
 
 def device_peak_flops(dtype: str) -> tuple[float, str]:

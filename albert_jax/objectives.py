@@ -24,11 +24,13 @@ def masked_lm_sums(logits: Float[Array, "B P V"], labels: Int[Array, "B P"], wei
     )
 
 
-def sentence_order_sums(logits: Float[Array, "B 2"], labels: Int[Array, " B"], weights: Float[Array, " B"]) -> Sums:
-    """Cross-entropy in nats, hits and weight of the pairs; label 0 is "in order", 1 "swapped" (paper, section 3.1)."""
-    losses = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    hits = (logits.argmax(-1) == labels).astype(jnp.float32)
-    return dict(sop_loss=jnp.sum(weights * losses), sop_hits=jnp.sum(weights * hits), sop_weight=jnp.sum(weights))
+def sentence_order_sums(
+    logits: Float[Array, "*places 2"], labels: Int[Array, "*places"], weights: Float[Array, "*places"]
+) -> Sums:
+    """Cross-entropy in nats, hits and weight of the pairs, [B] or of packed rows [B, S]; label 0 is "in order", 1
+    "swapped" (paper, section 3.1)."""
+    sums = classification_sums(logits, labels, weights)
+    return {f"sop_{name}": value for name, value in sums.items()}
 
 
 def total_loss(sums: Sums, mlm_weight: Array, sop_weight: Array) -> Float[Array, ""]:
@@ -129,8 +131,11 @@ def batch_statistics(
     ngrams = {f"ngrams_{n + 1}": ngram_counts[:, n].sum() for n in range(ngram_counts.shape[1])}
     replaced = {name: replacement_counts[:, i].sum() for i, name in enumerate(("masked", "random", "kept"))}
     counts = dict(
-        tokens=attention_mask.sum(),
+        tokens=jnp.sum(attention_mask > 0),
         places=attention_mask.size,
+        # The number of a row's last sequence; True counts as 1.
+        sequences=attention_mask.max(axis=1).sum(),
+        rows=attention_mask.shape[0],
         predictions=masked_lm_weights.sum(),
         swapped=jnp.sum(sentence_order_labels * sentence_order_weights),
         **ngrams,
@@ -142,7 +147,8 @@ def batch_statistics(
 def summarize(sums: dict[str, float]) -> dict[str, float]:
     """Means from sums: `loss`, `mlm_loss`, `mlm_accuracy`, `sop_loss`, `sop_accuracy`, and of the data `mask_rate`
     (predictions per token), `ngram_n` (share of masked n-grams with n words), `mask_replaced`, `random_replaced`,
-    `kept` (shares of the predictions), `swapped` (share of label 1) and `padding` (share of places without a token)."""
+    `kept` (shares of the predictions), `swapped` (share of label 1), `padding` (share of places without a token) and
+    `sequences_per_row`."""
 
     def ratio(name: str, total: str | float) -> float:
         total = sums[total] if isinstance(total, str) else total
@@ -161,6 +167,7 @@ def summarize(sums: dict[str, float]) -> dict[str, float]:
         summary |= dict(
             mask_rate=ratio("predictions", "tokens"),
             padding=1.0 - ratio("tokens", "places"),
+            sequences_per_row=ratio("sequences", "rows"),
             swapped=ratio("swapped", "sop_weight"),
             mask_replaced=ratio("masked", "predictions"),
             random_replaced=ratio("random", "predictions"),

@@ -408,6 +408,9 @@ def _compiled(
     """`select(network's output, attention mask, first positions)` of packed rows, under jit."""
 
     def run(params: Any, ids: jax.Array, types: jax.Array, mask: jax.Array, arrays: dict[str, jax.Array]) -> jax.Array:
+        if network is networks.AlbertForSequenceClassification:
+            # It reads the pooled output alone, so the last block need not be computed elsewhere.
+            arrays = arrays | {"read_positions": jnp.zeros((len(ids), 0), jnp.int32)}
         output = apply(config, params, ids, types, mask, network=network, dtype=dtype, **arrays)
         return select(output, mask, arrays["first_positions"])
 

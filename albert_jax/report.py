@@ -13,7 +13,7 @@ from albert_jax.flops import PEAK_FLOPS, activation_bytes_per_sequence, training
 from albert_jax.inputs.corpus import open_corpus
 from albert_jax.model import initialize
 from albert_jax.sharding import AXES, check_batch, make_mesh, named, parameter_specs
-from albert_jax.tasks.pretraining import prediction_places
+from albert_jax.tasks.pretraining import prediction_places, sequence_places
 from albert_jax.tracking import duration
 from albert_jax.trees import tree_bytes_per_device, tree_size
 
@@ -66,11 +66,12 @@ def dry_run_report(config: PretrainConfig) -> str:
 
 def _work(config: PretrainConfig) -> tuple[list[tuple[str, ...]], int, float]:
     """A row for each phase, and the tokens (padding included) and model FLOPs of all of them."""
-    header = "phase steps sequences length predictions tokens FLOPs/token FLOPs/step FLOPs"
+    header = "phase steps rows length predictions tokens FLOPs/token FLOPs/step FLOPs"
     rows, total_tokens, total_flops = [tuple(header.split())], 0, 0.0
     for number, phase in enumerate(config.phases.phases, start=1):
         length, predictions = phase.sequence_length, prediction_places(config, phase)
-        per_step = training_flops_per_sequence(config.model, length, predictions) * phase.batch_size
+        sequences = sequence_places(config, phase) or 1
+        per_step = training_flops_per_sequence(config.model, length, predictions, sequences) * phase.batch_size
         tokens, flops = phase.steps * phase.batch_size * length, phase.steps * per_step
         total_tokens, total_flops = total_tokens + tokens, total_flops + flops
         shape = (f"{phase.steps:,}", f"{phase.batch_size:,}", f"{length}", f"{predictions}")
@@ -134,15 +135,15 @@ def _estimate(config: PretrainConfig, devices: Devices, total_flops: float) -> t
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         if phase.batch_size % shards:
             return name, "", f"a batch of {phase.batch_size:,} does not divide", ""
-        sequences = phase.batch_size // shards
+        rows = phase.batch_size // shards
         fitting = (
             n
-            for n in range(1, sequences + 1)
-            if sequences % n == 0 and state + activation_bytes(config, phase, n, mesh) <= usable
+            for n in range(1, rows + 1)
+            if rows % n == 0 and state + activation_bytes(config, phase, n, mesh) <= usable
         )
         accumulation = next(fitting, None)
         if accumulation is None:
-            return name, "", f"one sequence is too much for {devices.memory / 1e9:.0f} GB", ""
+            return name, "", f"one row is too much for {devices.memory / 1e9:.0f} GB", ""
         parts.append(str(accumulation))
         memory = max(memory, state + activation_bytes(config, phase, accumulation, mesh))
     seconds = total_flops / (PEAK_FLOPS[devices.kind] * ASSUMED_MFU * devices.count)
@@ -165,10 +166,15 @@ def state_bytes(config: PretrainConfig, mesh: Mesh | AbstractMesh) -> int:
 def activation_bytes(config: PretrainConfig, phase: Phase, accumulation: int, mesh: Mesh | AbstractMesh) -> float:
     """Bytes on one device that do: see `activation_bytes_per_sequence`. `tensor` neighbours are taken to hold
     the same."""
-    sequences = math.ceil(phase.batch_size / accumulation / (mesh.shape["data"] * mesh.shape["fsdp"]))
+    rows = math.ceil(phase.batch_size / accumulation / (mesh.shape["data"] * mesh.shape["fsdp"]))
     itemsize = 2 if config.compute.dtype == "bfloat16" else 4
-    return sequences * activation_bytes_per_sequence(
-        config.model, phase.sequence_length, prediction_places(config, phase), itemsize, config.compute.remat
+    return rows * activation_bytes_per_sequence(
+        config.model,
+        phase.sequence_length,
+        prediction_places(config, phase),
+        itemsize,
+        config.compute.remat,
+        packed=config.data.pack_sequences,
     )
 
 

@@ -42,7 +42,7 @@ class Objective:
     """What is minimised: three functions of a batch."""
 
     sums: Callable[[Any, Batch, jax.Array | None], Sums]
-    """(params, part of a batch, a key per sequence or None) -> sums over the part, losses and counts alike."""
+    """(params, part of a batch, a key per row or None) -> sums over the part, losses and counts alike."""
     weights: Callable[[Batch], Sums]
     """Batch -> the denominators of the losses, over all of it."""
     loss: Callable[[Sums, Sums], jax.Array]
@@ -91,14 +91,17 @@ def train_step(
         return objective.loss(sums, weights), sums
 
     def accumulate(total: tuple[Any, Sums], part: tuple[Batch, jax.Array | None]) -> tuple[tuple[Any, Sums], None]:
-        gradients, sums = jax.grad(loss, has_aux=True)(params, *part)
-        return jax.tree.map(jnp.add, total, (gradients, sums)), None
+        found = jax.grad(loss, has_aux=True)(params, *part)
+        return jax.tree.map(jnp.add, total, found), None
 
     first = jax.tree.map(lambda x: x[0], (batch, keys))
-    gradients, sums = jax.grad(loss, has_aux=True)(params, *first)
-    if batch_parts(batch) > 1:
-        rest = jax.tree.map(lambda x: x[1:], (batch, keys))
-        (gradients, sums), _ = jax.lax.scan(accumulate, (gradients, sums), rest)
+    if batch_parts(batch) == 1:
+        gradients, sums = jax.grad(loss, has_aux=True)(params, *first)
+    else:
+        # From zeros, not from the first part's: the program holds the network once, and no two parts at a time.
+        shapes = jax.eval_shape(jax.grad(loss, has_aux=True), params, *first)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (gradients, sums), _ = jax.lax.scan(accumulate, zeros, (batch, keys))
     # Whole on every fsdp neighbour before they are split like the state: else that split spreads back into the layers.
     gradients = jax.lax.with_sharding_constraint(gradients, computing)
     updates, moments = optimizer.update(gradients, state.optimizer, state.params)
@@ -122,7 +125,7 @@ def random_key(seed: int | jax.Array) -> jax.Array:
 
 
 def _sequence_keys(seed: int | jax.Array, step: jax.Array, batch: Batch) -> jax.Array:
-    """A key for every sequence [accumulation, sequences], by its place in the global batch."""
+    """A key for every row [accumulation, rows], by its place in the global batch."""
     parts, sequences = next(iter(batch.values())).shape[:2]
     step_key = jax.random.fold_in(random_key(seed), step)
     places = jnp.arange(parts * sequences)

@@ -31,10 +31,8 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +40,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from sides import Side, environment, ratio_by_round, write_results
 
 from albert_jax.errors import UserError, exit_cleanly
 
@@ -127,8 +126,7 @@ def main() -> None:
             work.mkdir()
             job, tokens = write_inputs(arguments, workload, device, work)
             results += [compare(arguments, work, job, tokens, dtype, device) for dtype in arguments.dtypes]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(arguments.output, results)
     print(f"written to {arguments.output}")
 
 
@@ -222,65 +220,20 @@ def squad_sequences(arguments: Arguments, tokenizer: Any) -> tuple[list, dict]:
 # ---- the comparison
 
 
-class Side:
-    """One side, in its own process."""
-
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path):
-        self.name, self.log = name, log
-        start = time.perf_counter()
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=os.environ | environment,
-        )
-        ready = self.answer()
-        self.about, self.settings, self.skipped = ready["about"], ready["settings"], ready["skipped"]
-        self.startup = time.perf_counter() - start
-
-    def answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            last = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-            raise UserError(f"{self.name}: ended without an answer: {' '.join(self.process.args)}\n{last}")
-        return json.loads(line)
-
-    def run(self, setting: str, number: int) -> dict:
-        start = time.perf_counter()
-        print(json.dumps({"setting": setting, "pass": number}), file=self.process.stdin, flush=True)
-        return self.answer() | {"wall": time.perf_counter() - start}
-
-    def close(self) -> None:
-        """Ends it, whatever it is at."""
-        self.process.kill()
-        self.process.wait()
-
-
 def compare(arguments: Arguments, work: Path, job: Job, tokens: list[int], dtype: str, device: str) -> dict:
     threads = arguments.threads or os.cpu_count() or 1
-    environment = {
-        "JAX_PLATFORMS": "cuda" if device == "gpu" else "cpu",
-        # Both hold the GPU at once.
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45",
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-        "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while the other side has its turn would slow it down.
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
     rest = [str(work), dtype, device]
     ours = [sys.executable, str(HERE / "finetune_ours.py"), *rest]
     peer = [str(arguments.peer_python), str(HERE / "finetune_peer.py"), *rest, *["--compile"] * arguments.compile]
     sides: list[Side] = []
     try:
         for name, command in (("albert_jax", ours), ("transformers", peer)):
-            sides.append(Side(name, command, environment, work / f"{name}.log"))
-        cases = [(side, setting) for side in sides for setting in side.settings]
+            sides.append(Side(name, command, environment(device, threads), work / f"{name}.log"))
+        cases = [(side, setting) for side in sides for setting in side.ready["settings"]]
         answers: dict[tuple[Side, str], list[dict]] = {case: [] for case in cases}
         for number in range(arguments.rounds + 1):
             for side, setting in cases:
-                answer = side.run(setting, number)
+                answer = side.ask({"setting": setting, "pass": number})
                 require_same_work(f"{side.name}, {setting}", answer, arguments, job, tokens[number])
                 answers[side, setting].append(answer)
     finally:
@@ -290,11 +243,11 @@ def compare(arguments: Arguments, work: Path, job: Job, tokens: list[int], dtype
     rows = [summary(side, setting, answers[side, setting]) for side, setting in cases]
     print_table(f"{job.workload}, {dtype}, batches of {job.batch_size}, {arguments.rounds} rounds", rows)
     for side in sides:
-        print(f"{side.name}: {side.about}, ready after {side.startup:.1f} s")
-        for setting, reason in side.skipped.items():
+        print(f"{side.name}: {side.ready['about']}, ready after {side.startup:.1f} s")
+        for setting, reason in side.ready["skipped"].items():
             print(f"{side.name}: without {setting}: {reason}")
     best = [max((row for row in rows if row["side"] == side.name), key=lambda row: row["rate"]) for side in sides]
-    by_round = [theirs / mine for mine, theirs in zip(best[0]["seconds"], best[1]["seconds"], strict=True)]
+    by_round = ratio_by_round(best[0]["seconds"], best[1]["seconds"])
     ratio = best[0]["rate"] / best[1]["rate"]
     print(
         f"albert_jax ({best[0]['setting']}) is {ratio:.2f} times as fast as transformers ({best[1]['setting']}), "
@@ -313,7 +266,7 @@ def compare(arguments: Arguments, work: Path, job: Job, tokens: list[int], dtype
         ratio_by_round=by_round,
         best=[row["setting"] for row in best],
         loss_difference=loss_difference(best),
-        sides=[dict(name=s.name, about=s.about, startup=s.startup, skipped=s.skipped) for s in sides],
+        sides=[dict(name=s.name, about=s.ready["about"], startup=s.startup, skipped=s.ready["skipped"]) for s in sides],
         rows=rows,
     )
 

@@ -10,16 +10,15 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from sides import Side, environment, write_results
 
 from albert_jax.errors import UserError, exit_cleanly
 
@@ -63,8 +62,7 @@ def main() -> None:
         results = [
             compare(arguments, work, texts, task, dtype) for task in arguments.tasks for dtype in arguments.dtypes
         ]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(arguments.output, results)
     print(f"written to {arguments.output}")
 
 
@@ -113,74 +111,46 @@ def sentences(path: Path | None) -> list[str]:
     return [sentence.strip() for line in paragraphs if line.strip() for sentence in sentencex.segment("en", line)]
 
 
-class Worker:
-    """One side, in its own process."""
-
-    def __init__(self, name: str, command: list[str], threads: int):
-        self.name = name
-        self.seconds: list[float] = []
-        start = time.perf_counter()
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            # Threads that spin while another side has its turn would slow it down.
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
-        )
-        self.answer()
-        self.startup = time.perf_counter() - start
-
-    def answer(self) -> str:
-        line = self.process.stdout.readline()
-        if not line:
-            raise UserError(f"{self.name}: ended without an answer; run by itself: {' '.join(self.process.args)}")
-        return line.strip()
-
-    def run(self) -> str:
-        """One pass over all texts; the file with its answers."""
-        print("run", file=self.process.stdin, flush=True)
-        seconds, answers = json.loads(self.answer())
-        self.seconds.append(seconds)
-        return answers
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def compare(arguments: Arguments, work: Path, texts: list[str], task: str, dtype: str) -> dict:
     rest = [task, dtype, str(work)]
     ours = [sys.executable, str(HERE / "inference_ours.py"), *rest]
-    workers = [Worker("albert_jax", ours, arguments.threads)]
+    commands = {"albert_jax": ours}
     for name, kind in PEERS.items():
-        command = [str(arguments.peer_python), str(HERE / "inference_peer.py"), kind, *rest]
-        workers.append(Worker(name, command, arguments.threads))
-    for worker in workers:  # to every shape compiled, every page touched
-        worker.run()
-        worker.seconds.clear()
-    for _ in range(arguments.rounds):
-        answers = [np.load(worker.run()) for worker in workers]
-    for worker in workers:
-        worker.close()
+        commands[name] = [str(arguments.peer_python), str(HERE / "inference_peer.py"), kind, *rest]
+    sides: list[Side] = []
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    try:
+        for number, (name, command) in enumerate(commands.items()):
+            sides.append(Side(name, command, environment("cpu", arguments.threads), work / f"side-{number}.log"))
+        for side in sides:  # to every shape compiled, every page touched
+            side.ask({})
+        for _ in range(arguments.rounds):
+            passes = []
+            for side in sides:
+                passes.append(side.ask({}))
+                seconds[side.name].append(passes[-1]["seconds"])
+            answers = [np.load(one["answers"]) for one in passes]
+    finally:
+        for side in sides:
+            side.close()
     print(f"\n{task}, {dtype}, {arguments.rounds} rounds")
     print(f"{'':38}{'median s':>10}{'texts/s':>10}{'spread':>14}{'start s':>9}")
     rows = []
-    for worker, answer in zip(workers, answers, strict=True):
-        median = statistics.median(worker.seconds)
-        spread = f"{min(worker.seconds):.2f}-{max(worker.seconds):.2f}"
-        print(f"{worker.name:38}{median:10.2f}{len(texts) / median:10.1f}{spread:>14}{worker.startup:9.1f}")
+    for side, answer in zip(sides, answers, strict=True):
+        times = seconds[side.name]
+        median = statistics.median(times)
+        spread = f"{min(times):.2f}-{max(times):.2f}"
+        print(f"{side.name:38}{median:10.2f}{len(texts) / median:10.1f}{spread:>14}{side.startup:9.1f}")
         rows.append(
             dict(
-                name=worker.name,
-                seconds=worker.seconds,
-                startup=worker.startup,
+                name=side.name,
+                seconds=times,
+                startup=side.startup,
                 agreement=agreement(task, answers[0], answer),
             )
         )
-    best = min(statistics.median(worker.seconds) for worker in workers[1:])
-    ratio = best / statistics.median(workers[0].seconds)
+    mine, *peers = (statistics.median(times) for times in seconds.values())
+    ratio = min(peers) / mine
     print(
         f"albert_jax is {ratio:.2f} times as fast as the best peer; agreement {[row['agreement'] for row in rows[1:]]}"
     )

@@ -1,7 +1,7 @@
 """How fast encoded shards become ready batches: `python benchmarks/input_pipeline.py --corpus my_corpus`.
 
-Measured on one pinned core, then with two threads reading ahead; where the time goes is measured apart, on
-the pinned core. Real tokens are the text with [CLS] and [SEP]; places count the padding too.
+Measured on one pinned core, by processor time, then with two threads reading ahead, by the clock; where the time goes
+is measured apart, on the pinned core. Real tokens are the text with [CLS] and [SEP]; places count the padding too.
 Without a corpus or text, one of synthetic documents is made, with lengths like Wikipedia's.
 """
 
@@ -11,7 +11,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class Arguments:
     batch_sizes: tuple[int, ...] = (256, 4096)
     seconds: float = 10.0
     """How long each case runs, at least."""
+    pack_sequences: bool = True
+    """Several sequences per row, or one."""
     max_predictions: int | None = None
     """Cap on the predictions of a sequence; Google's is 20."""
     output: Path = Path("build/input_pipeline.json")
@@ -102,51 +104,64 @@ def write_synthetic_corpus(directory: Path, documents: int = 6000) -> Path:
     return directory
 
 
-def measure(features: Iterable[Features], seconds: float) -> dict[str, float]:
+def measure(features: Iterable[Features], seconds: float, clock: Callable[[], float]) -> dict[str, float]:
     """Reads batches for that long, after a first one that compiles and plans."""
     features = iter(features)
     next(features)
-    tokens = places = count = 0
-    start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    tokens = places = rows = count = 0
+    start, started = clock(), time.perf_counter()
+    while time.perf_counter() - started < seconds:
         batch = next(features)
-        tokens += int(batch.attention_mask.sum())
+        tokens += np.count_nonzero(batch.attention_mask)
         places += batch.attention_mask.size
+        rows += len(batch.attention_mask)
         count += 1
-    return dict(real_tokens_per_s=tokens / elapsed, places_per_s=places / elapsed, batches=count, seconds=elapsed)
+    elapsed = clock() - start
+    return dict(
+        real_tokens_per_s=tokens / elapsed,
+        places_per_s=places / elapsed,
+        rows_per_s=rows / elapsed,
+        share_of_real_tokens=tokens / places,
+        batches=count,
+        seconds=elapsed,
+    )
 
 
 def split_costs(batches: PretrainingBatches, seconds: float) -> dict[str, float]:
     """Nanoseconds per place: making an epoch's plan, finding a batch's examples in the shuffled epoch, and
-    allocating its arrays; the rest of `batch` is the kernel that copies the tokens and masks them."""
+    allocating its arrays; the rest of `batch` is the kernel that copies the tokens and masks them. And making the plan
+    in nanoseconds per example."""
     rows = batches.batch_size
-    starts = []
+    plans = []
     for number in (1, 2, 3):
-        started = time.perf_counter()
+        started = time.process_time()
         batches.epoch(number)
-        starts.append(time.perf_counter() - started)
-    plan_cost = min(starts) / (batches.epoch(3).size * batches.sequence_length)
-    order = batches.epoch(0).order
+        plans.append(time.process_time() - started)
+    plan_cost = min(plans) / (batches.epoch(3).size * batches.sequence_length)
+    first_epoch = batches.epoch(0)
 
     def per_place(work, budget: float = seconds / 3) -> float:
-        count, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < budget:
+        count, started = 0, time.process_time()
+        while (elapsed := time.process_time() - started) < budget:
             work(count)
             count += 1
         return elapsed / (count * rows * batches.sequence_length)
 
     def find(step: int) -> None:
-        for row in range(rows):
-            order[batches.locate((step * rows + row) % len(order))[1]]
+        places = [batches.locate((step * rows + row) % first_epoch.size)[1] for row in range(rows)]
+        first_epoch.examples_of(np.array(places))
 
     shuffle = per_place(find)
     maximum_ngram = batches.batch(0).ngram_counts.shape[1]
     allocate = per_place(
-        lambda step: empty_features(rows, batches.sequence_length, batches.predictions, maximum_ngram, 0)
+        lambda step: empty_features(
+            rows, batches.sequence_length, batches.predictions, maximum_ngram, 0, batches.sequences
+        )
     )
     # Within epoch 0, so that no plan is made.
-    whole = per_place(lambda step: batches.first_epoch(step % max(1, len(order) // rows), len(order)))
+    whole = per_place(lambda step: batches.batch(step % max(1, first_epoch.size // rows)))
     return dict(
+        plan_per_example=min(plans) * 1e9 / batches.epoch(3).examples,
         plan=plan_cost * 1e9,
         shuffle=shuffle * 1e9,
         allocate=allocate * 1e9,
@@ -161,7 +176,12 @@ def main() -> None:
     cores = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as temporary:
         corpus, tokenizer = open_inputs(arguments, Path(temporary))
-        config = DataConfig("", "", max_predictions_per_sequence=arguments.max_predictions)
+        config = DataConfig(
+            "",
+            "",
+            max_predictions_per_sequence=arguments.max_predictions,
+            pack_sequences=arguments.pack_sequences,
+        )
         cases = []
         for batch_size in arguments.batch_sizes:
 
@@ -176,15 +196,16 @@ def main() -> None:
                 )
 
             os.sched_setaffinity(0, {min(cores)})
-            one = measure(map(make().batch, range(2**31)), arguments.seconds)
+            one = measure(map(make().batch, range(2**31)), arguments.seconds, time.process_time)
             costs = split_costs(make(), arguments.seconds)
             cases.append(dict(batch_size=batch_size, threads=1, cores=1, **one, nanoseconds_per_place=costs))
             os.sched_setaffinity(0, cores)
             ahead = read_ahead(make(), start=0, stop=2**31, rows=None, threads=2, prefetch=4)
-            two = measure(ahead, arguments.seconds)
+            two = measure(ahead, arguments.seconds, time.perf_counter)
             cases.append(dict(batch_size=batch_size, threads=2, cores=min(2, len(cores)), **two))
         report = dict(
             sequence_length=arguments.sequence_length,
+            pack_sequences=arguments.pack_sequences,
             corpus_tokens=corpus.num_tokens,
             corpus_documents=corpus.num_documents,
             source="corpus" if arguments.corpus else "text" if arguments.text else "synthetic",
@@ -201,12 +222,14 @@ def main() -> None:
 
 def print_table(report: dict) -> None:
     length = report["sequence_length"]
-    print(f"{report['corpus_tokens']:,} tokens of {report['source']}, sequences of {length} places")
+    packed = "packed with sequences" if report["pack_sequences"] else "of one sequence"
+    print(f"{report['corpus_tokens']:,} tokens of {report['source']}, rows of {length} places, {packed}")
     columns = (
         "batch",
         "threads",
         "M real tokens/s",
-        "M places/s",
+        "k rows/s",
+        "real",
         "per core",
         "plan",
         "shuffle",
@@ -220,9 +243,10 @@ def print_table(report: dict) -> None:
             str(case["batch_size"]),
             str(case["threads"]),
             f"{case['real_tokens_per_s'] / 1e6:.2f}",
-            f"{case['places_per_s'] / 1e6:.2f}",
+            f"{case['rows_per_s'] / 1e3:.1f}",
+            f"{case['share_of_real_tokens']:.1%}",
             f"{case['real_tokens_per_s'] / case['cores'] / 1e6:.2f}",
-            *(f"{costs[name]:.1f}" if costs else "" for name in columns[5:]),
+            *(f"{costs[name]:.1f}" if costs else "" for name in columns[6:]),
         ]
         print(" | ".join(cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True)))
 

@@ -189,9 +189,41 @@ def test_layers_with_equal_parameters_are_the_shared_layer():
 
 def test_every_blocks_output_can_be_asked_for():
     params = initialize(TINY, jax.random.key(0))
-    hidden = outputs(TINY, params, batch(), every_block=True).hidden
+    inputs = batch()
+    del inputs["masked_lm_positions"]
+    hidden = outputs(TINY, params, inputs, every_block=True).hidden
     assert hidden["hidden_states"].shape == (4, 3, 12, 16)
     np.testing.assert_array_equal(hidden["hidden_states"][-1], hidden["sequence_output"])
+
+
+@pytest.mark.parametrize("every_block", [False, True])
+@pytest.mark.parametrize(
+    "config", [TINY, dataclasses.replace(TINY, inner_group_num=2), dataclasses.replace(TINY, num_hidden_layers=1)]
+)
+def test_the_last_block_at_the_positions_that_are_read_is_that_of_all_positions(config, every_block):
+    params, inputs = initialize(config, jax.random.key(0)), batch()
+    positions = inputs.pop("masked_lm_positions")
+    whole = outputs(config, params, inputs, every_block=every_block)
+    read = outputs(config, params, inputs | dict(masked_lm_positions=positions), every_block=every_block)
+    expected = np.take_along_axis(np.asarray(whole.hidden["sequence_output"]), positions[:, :, None], axis=1)
+    np.testing.assert_allclose(read.hidden["sequence_output"], expected, atol=1e-6)
+    np.testing.assert_allclose(read.sop_logits, whole.sop_logits, atol=1e-6)
+
+
+def test_the_last_block_of_a_packed_row_reads_each_sequence_for_itself():
+    params, inputs = initialize(TINY, jax.random.key(0)), batch()
+    positions, numbers = inputs.pop("masked_lm_positions"), np.repeat([[1] * 5 + [2] * 4 + [0] * 3], 3, axis=0)
+    inputs["attention_mask"] = numbers
+    packing = dict(
+        first_positions=jnp.asarray([[0, 5]] * 3), position_ids=jnp.asarray([[*range(5), *range(4), 0, 0, 0]] * 3)
+    )
+    whole, read = (
+        apply(TINY, params, *map(jnp.asarray, inputs.values()), *given, **packing)
+        for given in ((), (jnp.minimum(jnp.asarray(positions), 8),))
+    )
+    expected = np.take_along_axis(np.asarray(whole.mlm_logits), np.minimum(positions, 8)[:, :, None], axis=1)
+    np.testing.assert_allclose(read.mlm_logits, expected, atol=1e-6)
+    np.testing.assert_allclose(read.sop_logits, whole.sop_logits, atol=1e-6)
 
 
 # ---- how it is computed
@@ -247,6 +279,8 @@ def test_content_of_padding_never_reaches_a_token():
         input_ids=np.where(padding, 59, one["input_ids"]),
         token_type_ids=np.where(padding, 0, one["token_type_ids"]),
     )
+    for inputs in (one, other):
+        del inputs["masked_lm_positions"]
     first, second = (outputs(TINY, params, inputs) for inputs in (one, other))
     tokens = one["attention_mask"]
     np.testing.assert_array_equal(first.hidden["sequence_output"][tokens], second.hidden["sequence_output"][tokens])

@@ -159,7 +159,20 @@ def test_the_data_statistics_are_logged(finished):
     assert record["train/ngram_1"] + record["train/ngram_2"] + record["train/ngram_3"] == pytest.approx(1)
     assert record["train/mask_replaced"] + record["train/random_replaced"] + record["train/kept"] == pytest.approx(1)
     assert 0 <= record["train/padding"] < 1
+    assert record["train/sequences_per_row"] > 1
     assert 0 < record["train/swapped"] < 1
+
+
+def test_a_run_of_single_rows_is_judged_by_the_same_sequences(finished, unstarted, monkeypatch):
+    steps = ("--phases.steps", 4, 2, "--optimizer.warmup_steps", 2, "--log_every", 2)
+    monkeypatch.chdir(unstarted)
+    monkeypatch.setattr(sys, "argv", command("--data.pack_sequences", "False", *steps)[1:])
+    assert pretrain.main() is None
+    packed, alone = (read_metrics(folder / "run") for folder in (finished, unstarted))
+    for name in ("loss", "mlm_loss", "sop_loss", "mask_rate", "swapped"):
+        assert alone[0][f"held_out/{name}"] == pytest.approx(packed[0][f"held_out/{name}"], rel=1e-5)
+    assert alone[1]["train/sequences_per_row"] == 1
+    assert alone[1]["train/padding"] > next(r["train/padding"] for r in packed if "train/padding" in r)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)

@@ -115,7 +115,7 @@ def test_dropout_is_the_same_on_every_mesh_and_accumulation():
     losses = [ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
-    assert abs(losses[0][0] - ten_steps(MODEL, (8, 1, 1), 1)[0][0]) > 1e-4
+    assert np.abs(np.subtract(losses[0], ten_steps(MODEL, (8, 1, 1), 1)[0])).max() > 1e-3
 
 
 def test_sizes_that_no_axis_divides_train_alike():

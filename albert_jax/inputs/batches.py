@@ -15,11 +15,11 @@ from albert_jax.inputs.packing import PackedBatch, fill_rows, lay_out, pack
 
 LENGTHS = (32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 """Tokens of a row; longer ones are multiples of the last step."""
-SHAPES = 3
-"""Shapes that are planned for; a batch that fits none of them gets one of its own."""
+SHAPES = 5
+"""Most shapes that are planned for, each a compilation; a batch that fits none of them gets one of its own."""
 SAMPLE = 256
 """Batches that the plan looks at."""
-QUANTILES = (0.25, 0.5, 0.75, 0.95, 1.0)
+QUANTILES = (0.15, 0.35, 0.55, 0.75, 0.9, 1.0)
 """How many of the sampled batches a planned shape may hold."""
 PLAN_SEED = 20190926
 
@@ -138,7 +138,9 @@ def plan_shapes(units: Units, batch_size: int, shards: int, hidden_size: int) ->
     lengths = units.lengths.tolist()
     orders = [sorted(part, key=lambda index: -lengths[index]) for part in drawn]
     longest = np.array([lengths[order[0]] for order in orders])
-    top = row_length(int(longest.max()))
+    # Rows longer than any sequence waste less of their ends.
+    least = row_length(int(longest.max()))
+    top = max(least, min(2 * least, LENGTHS[-1]))
     sizes = [*(size for size in LENGTHS if size < top), top]
     # rows[i, j]: rows of sizes[i] that batch j needs.
     rows = np.full((len(sizes), len(drawn)), np.inf)

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -16,34 +17,57 @@ import numpy as np
 from albert_jax.config import DataConfig
 from albert_jax.errors import UserError
 from albert_jax.inputs.corpus import Corpus
-from albert_jax.inputs.features import Features, Layout, empty_features, fill_rows, max_predictions
+from albert_jax.inputs.features import Features, Layout, empty_features, fill_rows, max_predictions, with_slots
 from albert_jax.inputs.masking import MaskRules
 from albert_jax.inputs.random import key_of, permutation
+from albert_jax.inputs.rows import arrange, max_sequences, row_patterns
 from albert_jax.inputs.segments import OBJECTIVES, SPECIAL_TOKENS, Rules, Text, plan
 from albert_jax.tokenizer import AlbertTokenizer
 
-ORDER = 2**32
-"""What names the stream of an epoch's order beside those of its shards."""
+ORDER, ROWS = 2**32, 2**32 + 1
+"""What names the streams of an epoch's orders of examples and of rows beside those of its shards."""
 
 
-class EpochPlan:
-    """Where the examples of one epoch start, and the order in which they are read: 16 bytes for each."""
+class EpochPlan(NamedTuple):
+    """Where the examples of one epoch start, and the order in which they are read: 16 bytes for each, and 4 for each
+    packed row."""
 
-    def __init__(self, starts: list[tuple[np.ndarray, ...]], keys: list[np.uint64], order_key: np.uint64):
-        self.starts, self.keys = starts, keys
-        self.first = np.cumsum([0] + [len(tokens) for *_, tokens in starts])
-        self.order = permutation(self.size, order_key)
+    keys: list[np.uint64]
+    """The stream of each shard."""
+    starts: list[tuple[np.ndarray, ...]]
+    """Of each shard document, sentence and token at which each example starts, uint32."""
+    first: np.ndarray
+    """int64 [shards + 1]: the number of each shard's first example."""
+    order: np.ndarray
+    """uint32 [examples]: the numbers of the examples, row by row."""
+    row_starts: np.ndarray | None
+    """uint32 [rows + 1]: where each row begins in `order`; None where a row is one example."""
+
+    @property
+    def examples(self) -> int:
+        return len(self.order)
 
     @property
     def size(self) -> int:
-        return int(self.first[-1])
+        """Rows of the epoch."""
+        return len(self.order) if self.row_starts is None else len(self.row_starts) - 1
+
+    def examples_of(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The examples of the rows at `places`, row by row: which of the places each belongs to, and its number."""
+        if self.row_starts is None:
+            return np.arange(len(places)), self.order[places]
+        begins = self.row_starts[places].astype(np.int64)
+        counts = self.row_starts[places + 1] - begins
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(np.arange(len(places)), counts), self.order[np.repeat(begins, counts) + within]
 
 
 class PretrainingBatches:
-    """The examples of a corpus at one sequence length, epoch after epoch, in global batches.
+    """The examples of a corpus in rows of one length, epoch after epoch, in global batches of `batch_size` rows.
 
     An epoch reads every document of the split once (see `albert_jax.inputs.segments`) in an order of its own, with its
-    own segments and masks. Thread-safe.
+    own segments and masks. With `config.pack_sequences` a row holds as many examples as fit (see
+    `albert_jax.inputs.rows`), each with the segments and masks that it has in a row of its own. Thread-safe.
     """
 
     def __init__(
@@ -65,9 +89,9 @@ class PretrainingBatches:
                 f"{corpus.split} split; use data.sentence_objective sop, or encode more documents"
             )
         self.sequence_length, self.batch_size = sequence_length, batch_size
-        self.predictions = max_predictions(
-            sequence_length, config.masked_lm_probability, config.max_predictions_per_sequence
-        )
+        self.sequences = max_sequences(sequence_length) if config.pack_sequences else None
+        masks = sequence_length, config.masked_lm_probability, config.max_predictions_per_sequence
+        self.predictions = max_predictions(*masks, self.sequences)
         # As long as any uint16 can reach: the compiled kernels check no bounds.
         rank = np.full(2**16, -1, np.int32)
         word_starts = np.zeros(2**16, np.bool_)
@@ -92,101 +116,132 @@ class PretrainingBatches:
             rank=rank,
             word_starts=word_starts,
         )
-        self._layout = Layout(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, 0.0 if objective == "none" else 1.0)
+        self._layout = Layout(
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+            pad_id=tokenizer.pad_id,
+            predictions=max_predictions(*masks),
+            sentence_weight=0.0 if objective == "none" else 1.0,
+        )
         self._key = key_of(seed, sequence_length, OBJECTIVES[objective])
         self._epoch_firsts = [0]
-        self._plans: OrderedDict[int, EpochPlan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, int | None], EpochPlan] = OrderedDict()
         self._lock = threading.RLock()
         if self.epoch(0).size == 0:
             raise UserError(f"{corpus.directory}: the {corpus.split} split holds no pair of segments")
 
-    def epoch(self, number: int) -> EpochPlan:
-        """The plan of epoch `number`; the last two asked for are kept."""
+    def epoch(self, number: int, limit: int | None = None) -> EpochPlan:
+        """The plan of epoch `number`, or of the first `limit` examples of its order; the last two asked for are
+        kept."""
         with self._lock:
-            if number not in self._plans:
-                self._plans[number] = self._make_plan(number)
+            if (number, limit) not in self._plans:
+                self._plans[number, limit] = self._make_plan(number, limit)
                 while len(self._plans) > 2:
                     self._plans.popitem(last=False)
-            self._plans.move_to_end(number)
-            return self._plans[number]
+            self._plans.move_to_end((number, limit))
+            return self._plans[number, limit]
 
-    def locate(self, example: int) -> tuple[int, int]:
-        """(epoch, place in the epoch) of an example counted from the start of training.
+    def locate(self, row: int) -> tuple[int, int]:
+        """(epoch, place in the epoch) of a row counted from the start of training.
 
-        Epochs differ by a few examples, so those before it are counted: 10 nanoseconds for each
+        Epochs differ by a few rows, so those before it are counted: 10 nanoseconds for each
         sentence and epoch at 512 tokens, 40 at 128, shared by the cores.
         """
         with self._lock:
-            while self._epoch_firsts[-1] <= example:
+            while self._epoch_firsts[-1] <= row:
                 number = len(self._epoch_firsts) - 1
                 self._epoch_firsts.append(self._epoch_firsts[number] + self._epoch_size(number))
-        epoch = bisect_right(self._epoch_firsts, example) - 1
-        return epoch, example - self._epoch_firsts[epoch]
+        epoch = bisect_right(self._epoch_firsts, row) - 1
+        return epoch, row - self._epoch_firsts[epoch]
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Features:
         """Rows `rows` (all if None) of global batch `step`."""
         rows = np.arange(self.batch_size) if rows is None else rows
-        return self._examples([self.locate(step * self.batch_size + int(row)) for row in rows])
+        places = [self.locate(step * self.batch_size + int(row)) for row in rows]
+        features = self.empty(len(rows))
+        for epoch in sorted({number for number, _ in places}):
+            chosen = np.array([row for row, (number, _) in enumerate(places) if number == epoch])
+            self._fill(features, chosen, self.epoch(epoch), np.array([places[row][1] for row in chosen]))
+        return features
 
-    def first_epoch(self, step: int, limit: int, rows: np.ndarray | None = None) -> Features:
-        """Rows of batch `step` of the first `limit` examples of epoch 0: a fixed set, for evaluation. Rows past its end
-        are empty and weigh nothing."""
+    def first_examples(self, step: int, limit: int, rows: np.ndarray | None = None) -> Features:
+        """Rows of batch `step` of the first `limit` examples of epoch 0: a fixed set, for evaluation, the same whether
+        or not it is packed. Rows past its end are empty and weigh nothing."""
         rows = np.arange(self.batch_size) if rows is None else rows
-        limit = min(limit, self.epoch(0).size)
-        places = [step * self.batch_size + int(row) for row in rows]
-        return self._examples([(0, place) if place < limit else None for place in places])
+        plan = self.epoch(0, limit)
+        places = step * self.batch_size + rows
+        features = self.empty(len(rows))
+        self._fill(features, np.flatnonzero(places < plan.size), plan, places[places < plan.size])
+        return features
 
-    def _examples(self, places: list[tuple[int, int] | None]) -> Features:
-        """One row for each (epoch, place); None leaves it empty."""
-        features = empty_features(
-            len(places),
+    def steps_of_first(self, limit: int) -> int:
+        """Batches that hold the first `limit` examples of epoch 0."""
+        return -(-self.epoch(0, limit).size // self.batch_size)
+
+    def empty(self, rows: int) -> Features:
+        """Rows of padding."""
+        return empty_features(
+            rows,
             self.sequence_length,
             self.predictions,
             self._mask_rules.max_ngram,
             self._layout.pad_id,
+            self.sequences,
         )
-        for epoch in sorted({place[0] for place in places if place}):
-            plan = self.epoch(epoch)
-            rows = np.array([row for row, place in enumerate(places) if place and place[0] == epoch])
-            examples = plan.order[[places[row][1] for row in rows]]
-            shards = np.searchsorted(plan.first, examples, side="right") - 1
-            for shard in np.unique(shards):
-                chosen = shards == shard
-                local = examples[chosen] - plan.first[shard]
-                starts = np.stack([part[local].astype(np.int64) for part in plan.starts[shard]], axis=1)
-                fill_rows(
-                    features,
-                    rows[chosen],
-                    starts,
-                    shard,
-                    self._texts[shard],
-                    self._rules,
-                    self._mask_rules,
-                    self._layout,
-                    plan.keys[shard],
-                )
-        return features
+
+    def _fill(self, features: Features, rows: np.ndarray, plan: EpochPlan, places: np.ndarray) -> None:
+        """Writes the rows at `places` of an epoch to `rows` of the features."""
+        features, filled = with_slots(features), np.zeros((len(features.input_ids), 3), np.int64)
+        within, examples = plan.examples_of(places)
+        shards = np.searchsorted(plan.first, examples, side="right") - 1
+        # Ascending, as the examples of a row are: so each comes to lie behind those before it.
+        for shard in np.unique(shards):
+            chosen = shards == shard
+            local = examples[chosen] - plan.first[shard]
+            starts = np.stack([part[local].astype(np.int64) for part in plan.starts[shard]], axis=1)
+            fill_rows(
+                features,
+                filled,
+                rows[within[chosen]],
+                starts,
+                shard,
+                self._texts[shard],
+                self._rules,
+                self._mask_rules,
+                self._layout,
+                plan.keys[shard],
+            )
 
     def _epoch_keys(self, number: int) -> list[np.uint64]:
         return [key_of(number, shard, within=self._key) for shard in range(len(self._texts))]
 
     def _epoch_size(self, number: int) -> int:
-        if number in self._plans:
-            return self._plans[number].size
+        """Rows of an epoch, from the number of its examples of each length."""
+        if (number, None) in self._plans:
+            return self._plans[number, None].size
         with ThreadPoolExecutor() as threads:
-            return sum(threads.map(self._count, self._texts, self._epoch_keys(number)))
+            counts = sum(threads.map(self._count, self._texts, self._epoch_keys(number)))
+        return int(counts.sum() if self.sequences is None else row_patterns(counts, self.sequences)[1].sum())
 
-    def _make_plan(self, number: int) -> EpochPlan:
+    def _make_plan(self, number: int, limit: int | None) -> EpochPlan:
         keys = self._epoch_keys(number)
         with ThreadPoolExecutor() as threads:
             starts = list(threads.map(self._starts, self._texts, keys))
-        return EpochPlan(starts, keys, order_key=key_of(number, ORDER, within=self._key))
+        first = np.cumsum([0] + [len(lengths) for *_, lengths in starts])
+        order = permutation(first[-1], key_of(number, ORDER, within=self._key))[:limit]
+        row_starts = None
+        if self.sequences is not None:
+            lengths = np.concatenate([lengths for *_, lengths in starts])
+            row_key = key_of(number, ROWS, within=self._key)
+            row_starts = arrange(order, lengths, self.sequence_length, self.sequences, row_key)
+        return EpochPlan(keys, [parts for *parts, _ in starts], first, order, row_starts)
 
-    def _count(self, text: Text, key: np.uint64) -> int:
-        return plan(text, self._rules, key, *(np.empty(0, np.uint32),) * 3)
+    def _count(self, text: Text, key: np.uint64) -> np.ndarray:
+        return plan(text, self._rules, key, *(np.empty(0, np.uint32),) * 4)
 
     def _starts(self, text: Text, key: np.uint64) -> tuple[np.ndarray, ...]:
-        starts = tuple(np.empty(self._count(text, key), np.uint32) for _ in range(3))
+        """Document, sentence, token and length of each example of a shard."""
+        starts = tuple(np.empty(self._count(text, key).sum(), np.uint32) for _ in range(4))
         plan(text, self._rules, key, *starts)
         return starts
 

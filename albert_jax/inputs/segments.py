@@ -170,21 +170,28 @@ def _other_segment(
 
 @njit(nogil=True)
 def plan(
-    text: Text, rules: Rules, key: np.uint64, documents: np.ndarray, sentences: np.ndarray, tokens: np.ndarray
-) -> int:
-    """Walks over the whole shard and writes where each example starts into the three arrays, as far as they reach.
+    text: Text, rules: Rules, key: np.uint64, documents: np.ndarray, sentences: np.ndarray, tokens: np.ndarray,
+    lengths: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Walks over the whole shard and writes where each example starts, and how many tokens it has with its special
+    ones, into the four arrays, as far as they reach.
 
-    Returns the number of examples; called with empty arrays it only counts.
+    Returns how many examples there are of each length, int64 [sequence length + 1]; called with empty arrays it only
+    counts.
     """
+    counts = np.zeros(rules.capacity + SPECIAL_TOKENS + 1, np.int64)
     count = 0
     for document in range(len(text.documents) - 1):
         sentence, last = np.int64(text.documents[document]), np.int64(text.documents[document + 1])
         token = np.int64(text.sentences[sentence])
         # A lone token at the end is left unread only where next-sentence prediction put another segment in its place.
         while sentence < last and text.sentences[last] - token >= 2:
+            pair = make_pair(text, rules, document, sentence, token, key)
+            length = pair.a_end - pair.a + pair.b_end - pair.b + SPECIAL_TOKENS
             if count < len(tokens):
                 documents[count], sentences[count], tokens[count] = document, sentence, token
+                lengths[count] = length
             count += 1
-            pair = make_pair(text, rules, document, sentence, token, key)
+            counts[length] += 1
             sentence, token = pair.next_sentence, pair.next_token
-    return count
+    return counts

@@ -1,6 +1,9 @@
 """Self-attention and the feed-forward network: the two sub-blocks of a layer, each with its residual and LayerNorm
 (post-LN; Google's modeling.py, attention_ffn_block)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
-from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, dropout, fold_in
+from albert_jax.model.attention_kernels import (
+    choose_attention,
+    cudnn_attention,
+    same_sequence,
+    scaled,
+    splash_attention,
+)
+from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, at_positions, dropout, fold_in
 from albert_jax.sharding import constrain
 
 MASKED_SCORE = -10_000.0
@@ -18,17 +28,57 @@ still gives finite numbers."""
 SAVED_NAMES = ("query", "key", "value", "context", "attention_output", "intermediate", "ffn_output")
 """Results of matrix products, which the "matmuls" rematerialisation policy keeps for the backward pass."""
 
+Attend = Callable[[Array, Array, Array, Keys | None], Float[Array, "B L H"]]
+"""(query, key and value [B, L, A, D], keys for dropout) -> context, named for `SAVED_NAMES`."""
 
-def attention_bias(mask: Bool[Array, "B L"] | Int[Array, "B L"]) -> Float[Array, "B 1 queries L"]:
+
+def attention_bias(
+    mask: Bool[Array, "B L"] | Int[Array, "B L"], read: Int[Array, "B R"] | None = None
+) -> Float[Array, "B 1 queries L"]:
     """What is added to the scores, 0 or `MASKED_SCORE`, from the attention mask.
 
     A mask of bool is True on tokens and hides padding from all: one row of queries for all. A mask of int tells which
-    sequence of a packed row each token belongs to, 0 for none: tokens see the tokens of their own sequence.
+    sequence of a packed row each token belongs to, 0 for none: tokens see the tokens of their own sequence. Queries are
+    all tokens, or those at the positions `read`.
     """
     if mask.dtype == jnp.bool_:
         return jnp.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
-    visible = (mask[:, :, None] == mask[:, None, :]) & (mask[:, None, :] > 0)
-    return jnp.where(visible, 0.0, MASKED_SCORE)[:, None]
+    of_queries = mask if read is None else jnp.take_along_axis(mask, read, axis=1)
+    return jnp.where(same_sequence(of_queries, mask), 0.0, MASKED_SCORE)[:, None]
+
+
+def make_attention(
+    attention: str,
+    config: AlbertConfig,
+    mask: Bool[Array, "B L"] | Int[Array, "B L"],
+    dtype: str,
+    read: Int[Array, "B R"] | None = None,
+) -> Attend:
+    """What all layers attend with in a batch of this mask (see `attention_bias`), under `ComputeConfig.attention`."""
+    batch, length = mask.shape
+    match choose_attention(attention, config, dtype, length, batch):
+        case "cudnn":
+            return lambda query, key, value, keys: cudnn_attention(query, key, value, mask)
+        case "splash":
+            return lambda query, key, value, keys: splash_attention(query, key, value, mask)
+        case _:
+            return partial(plain_attention, attention_bias(mask, read), config.attention_probs_dropout_prob)
+
+
+def plain_attention(
+    bias: Float[Array, "B 1 queries L"],
+    dropout_rate: float,
+    query: Float[Array, "B R A D"],
+    key: Float[Array, "B L A D"],
+    value: Float[Array, "B L A D"],
+    keys: Keys | None,
+) -> Float[Array, "B R {query.shape[2]*query.shape[3]}"]:
+    """Softmax in float32, products in the type of the arguments; `bias` is added to the scores."""
+    scores = jnp.einsum("BLAD,BMAD->BALM", scaled(query), key, preferred_element_type=jnp.float32)
+    probabilities = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
+    probabilities = dropout(probabilities, dropout_rate, keys)
+    context = jnp.einsum("BALM,BMAD->BLAD", probabilities, value)
+    return checkpoint_name(context.reshape(*context.shape[:2], -1), "context")
 
 
 class SelfAttention(nnx.Module):
@@ -45,24 +95,24 @@ class SelfAttention(nnx.Module):
         self.layer_norm = LayerNorm(size, epsilon=config.layer_norm_eps)
         self.num_heads = config.num_attention_heads
         self.hidden_dropout = config.hidden_dropout_prob
-        self.attention_dropout = config.attention_probs_dropout_prob
 
     def __call__(
-        self, x: Float[Array, "B L H"], bias: Float[Array, "B 1 queries L"], keys: Keys | None
-    ) -> Float[Array, "B L H"]:
-        """`bias` is added to the scores (see `attention_bias`)."""
+        self, x: Float[Array, "B L H"], attend: Attend, keys: Keys | None, read: Int[Array, "B R"] | None = None
+    ) -> Float[Array, "B R H"]:
+        """Of all tokens, or of those at `read`, from which `attend` must then be made too."""
+        asking = x if read is None else at_positions(x, read)
         query, key, value = (
-            self._heads(checkpoint_name(layer(x), name))
-            for name, layer in (("query", self.query), ("key", self.key), ("value", self.value))
+            self._heads(checkpoint_name(layer(tokens), name))
+            for name, layer, tokens in (
+                ("query", self.query, asking),
+                ("key", self.key, x),
+                ("value", self.value, x),
+            )
         )
-        query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-        scores = jnp.einsum("BLAD,BMAD->BALM", query, key, preferred_element_type=jnp.float32)
-        probabilities = jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype)
-        probabilities = dropout(probabilities, self.attention_dropout, fold_in(keys, 0))
-        context = jnp.einsum("BALM,BMAD->BLAD", probabilities, value).reshape(x.shape)
-        output = checkpoint_name(self.output(checkpoint_name(context, "context")), "attention_output")
+        context = attend(query, key, value, fold_in(keys, 0))
+        output = checkpoint_name(self.output(context), "attention_output")
         output = constrain(output, ("data", "fsdp"), None, None)
-        return self.layer_norm(x + dropout(output, self.hidden_dropout, fold_in(keys, 1)))
+        return self.layer_norm(asking + dropout(output, self.hidden_dropout, fold_in(keys, 1)))
 
     def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L A D"]:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

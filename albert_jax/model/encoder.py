@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
-from albert_jax.model.attention import SAVED_NAMES, FeedForward, SelfAttention, attention_bias
-from albert_jax.model.layers import Keys, LayerNorm, Linear, dropout, fold_in, truncated_normal
+from albert_jax.model.attention import SAVED_NAMES, Attend, FeedForward, SelfAttention, make_attention
+from albert_jax.model.attention_kernels import is_kernel_result
+from albert_jax.model.layers import Keys, LayerNorm, Linear, at_positions, dropout, fold_in, truncated_normal
 from albert_jax.sharding import constrain
 
 Remat = Literal["none", "matmuls", "full"]
@@ -83,25 +84,37 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "B L"] | Int[Array, "B L"],
         keys: Keys | None,
         remat: Remat,
+        attention: str,
         every_block: bool,
-    ) -> tuple[Float[Array, "B L H"], Float[Array, "B L H"], Float[Array, "blocks B L H"] | None]:
-        """What enters the first block, the last block's output and, if asked for, every block's."""
+        read: Int[Array, "B R"] | None,
+    ) -> tuple[Float[Array, "B L H"], Float[Array, "B R H"], Float[Array, "blocks B L H"] | None]:
+        """What enters the first block, the last block's output and, if asked for, every block's. With `read`, the last
+        block is computed for those positions alone; else R is L. The two cannot be had together."""
         if self.embedding_hidden_mapping_in is not None:
             x = self.embedding_hidden_mapping_in(x)
         x = entering = constrain(x, ("data", "fsdp"), None, None)
-        bias = attention_bias(mask)
+        attend = make_attention(attention, self.config, mask, x.dtype.name)
         outputs, first = [], 0
-        for group, layers in groupby(self.config.layer_groups):
+        whole = self.config.num_hidden_layers - (read is not None)
+        for group, layers in groupby(self.config.layer_groups[:whole]):
             count = len(list(layers))
 
             def run_layer(x: Array, layer: Array, group: int = group) -> tuple[Array, Array | None]:
-                blocks = self._layer(x, layer, group, bias, keys)
+                blocks = self._layer(x, layer, group, attend, keys)
                 return blocks[-1], jnp.stack(blocks) if every_block else None
 
             x, every = jax.lax.scan(rematerialized(run_layer, remat), x, jnp.arange(first, first + count))
             if every_block:
                 outputs.append(every.reshape(-1, *x.shape))
             first += count
+        if read is not None:
+            attend_read = make_attention("plain", self.config, mask, x.dtype.name, read)
+
+            def run_last(x: Array) -> Array:
+                group = self.config.layer_groups[-1]
+                return self._layer(x, jnp.int32(whole), group, attend, keys, attend_read, read)[-1]
+
+            x = rematerialized(run_last, remat)(x)
         return entering, x, jnp.concatenate(outputs) if every_block else None
 
     def _layer(
@@ -109,17 +122,24 @@ class Encoder(nnx.Module):
         x: Float[Array, "B L H"],
         layer: Int[Array, ""],
         group: int,
-        bias: Float[Array, "B 1 queries L"],
+        attend: Attend,
         keys: Keys | None,
-    ) -> list[Float[Array, "B L H"]]:
-        """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives."""
+        attend_read: Attend | None = None,
+        read: Int[Array, "B R"] | None = None,
+    ) -> list[Float[Array, "B _ H"]]:
+        """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives. With `read`, the
+        last of them attends with `attend_read` from those positions and gives [B, R, H]."""
         shared = self.config.shared_across_groups
         outputs = []
         for k in range(self.config.inner_group_num):
             own = getattr(getattr(self, f"group_{group}"), f"inner_group_{k}")
             common = getattr(self.group_0, f"inner_group_{k}")
             block_keys = fold_in(keys, layer * self.config.inner_group_num + k)
-            x = (common if shared == "attention" else own).attention(x, bias, block_keys)
+            attention = (common if shared == "attention" else own).attention
+            if read is not None and k == self.config.inner_group_num - 1:
+                x = attention(x, attend_read, block_keys, read)
+            else:
+                x = attention(x, attend, block_keys)
             x = (common if shared == "ffn" else own).ffn(x, block_keys)
             outputs.append(x)
         return outputs
@@ -130,7 +150,9 @@ def rematerialized(function, remat: Remat):
     if remat == "none":
         return function
     policies = {
-        "matmuls": jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES),
+        "matmuls": jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES), is_kernel_result
+        ),
         "full": jax.checkpoint_policies.nothing_saveable,
     }
     # The loop boundary already keeps XLA from merging the two computations, so the barrier against that is not needed.
@@ -155,9 +177,11 @@ class AlbertModel(nnx.Module):
         *,
         position_ids: Int[Array, "B L"] | None = None,
         first_positions: Int[Array, "B S"] | None = None,
+        read_positions: Int[Array, "B R"] | None = None,
         keys: Keys | None = None,
         dtype: str = "float32",
         remat: Remat = "none",
+        attention: str = "plain",
         every_block: bool = False,
     ) -> dict[str, Array | None]:
         """`embedding_output` [B, L, E], `encoder_input` [B, L, H] (the same, projected), `sequence_output` [B, L, H],
@@ -168,10 +192,28 @@ class AlbertModel(nnx.Module):
         `attention_bias`), `position_ids` the place of each token in its own sequence, and `first_positions` where the S
         sequences begin, each with its [CLS]; `pooled_output` is [B, S, H].
 
+        Of the last block only the results at the first and at `read_positions` are computed, if these are given:
+        `sequence_output` is [B, R, H] then, and R may be 0. In a network of twelve layers a twelfth of the work is in
+        the last. `every_block` needs all of them.
+
         A block is what Google's code lists as a layer's output: there are `num_hidden_layers * inner_group_num`."""
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, keys)
-        entering, output, every = self.encoder(embedded.astype(dtype), attention_mask, keys, remat, every_block)
-        first = output[:, 0] if first_positions is None else at_positions(output, first_positions)
+        packed = first_positions is not None
+        if not packed:
+            first_positions = jnp.zeros((input_ids.shape[0], 1), jnp.int32)
+        read = None
+        if read_positions is not None and not every_block:
+            read = jnp.concatenate([first_positions, read_positions], axis=1)
+        entering, output, every = self.encoder(
+            embedded.astype(dtype), attention_mask, keys, remat, attention, every_block, read
+        )
+        if read is not None:
+            first, output = jnp.split(output, [first_positions.shape[1]], axis=1)
+        else:
+            first = at_positions(output, first_positions)
+            output = output if read_positions is None else at_positions(output, read_positions)
+        if not packed:
+            first = first[:, 0]
         return dict(
             embedding_output=embedded,
             encoder_input=entering,
@@ -179,8 +221,3 @@ class AlbertModel(nnx.Module):
             sequence_output=output,
             pooled_output=None if self.pooler is None else jnp.tanh(self.pooler(first)),
         )
-
-
-def at_positions(x: Float[Array, "B L H"], positions: Int[Array, "B P"] | None) -> Float[Array, "B P H"]:
-    """The rows of `x` at `positions`; all of them for None."""
-    return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)

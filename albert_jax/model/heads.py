@@ -14,8 +14,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from albert_jax.config import AlbertConfig
-from albert_jax.model.encoder import AlbertModel, at_positions
-from albert_jax.model.layers import ACTIVATIONS, Keys, LayerNorm, Linear, dropout, fold_in, truncated_normal
+from albert_jax.model.encoder import AlbertModel
+from albert_jax.model.layers import (
+    ACTIVATIONS,
+    Keys,
+    LayerNorm,
+    Linear,
+    at_positions,
+    dropout,
+    fold_in,
+    truncated_normal,
+)
 from albert_jax.packed import members, of_own_sequence, sequence_log_softmax
 
 Params = dict[str, Any]
@@ -108,12 +117,11 @@ class AlbertForPreTraining(nnx.Module):
         masked_lm_positions: Int[Array, "B P"] | None = None,
         **settings: Any,
     ) -> PreTrainingOutput:
-        """The masked-LM head runs on the P masked positions only: at 15 % it would cost seven times as much on all. It
-        runs on all L positions if none are given."""
-        hidden = self.albert(input_ids, token_type_ids, attention_mask, **settings)
-        masked = at_positions(hidden["sequence_output"], masked_lm_positions)
+        """The masked-LM head runs on the P masked positions only, and so does the last block: at 15 % the head would
+        cost seven times as much on all. Both run on all L positions if none are given."""
+        hidden = self.albert(input_ids, token_type_ids, attention_mask, read_positions=masked_lm_positions, **settings)
         return PreTrainingOutput(
-            mlm_logits=self.predictions(masked, self.albert.embeddings.word[...]),
+            mlm_logits=self.predictions(hidden["sequence_output"], self.albert.embeddings.word[...]),
             sop_logits=self.sop_classifier(hidden["pooled_output"]).astype(jnp.float32),
             hidden=hidden,
         )
@@ -135,9 +143,8 @@ class AlbertForMaskedLM(nnx.Module):
         masked_lm_positions: Int[Array, "B P"] | None = None,
         **settings: Any,
     ) -> Output:
-        hidden = self.albert(input_ids, token_type_ids, attention_mask, **settings)
-        masked = at_positions(hidden["sequence_output"], masked_lm_positions)
-        return Output(self.predictions(masked, self.albert.embeddings.word[...]), hidden)
+        hidden = self.albert(input_ids, token_type_ids, attention_mask, read_positions=masked_lm_positions, **settings)
+        return Output(self.predictions(hidden["sequence_output"], self.albert.embeddings.word[...]), hidden)
 
 
 class AlbertWithoutHead(nnx.Module):

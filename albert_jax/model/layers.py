@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Keys = Key[Array, " B"]
 """One random key per sequence of the batch."""
@@ -48,6 +48,9 @@ def _linear_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[
 
 def _linear_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
     x, kernel = residuals
+    # The kernel's gradient reads `x` transposed. Merged into what makes `x` again, the transposition is ten times as
+    # slow on a CPU as alone.
+    x = jax.lax.optimization_barrier(x)
     rows = tuple(range(x.ndim - 1))
     of_x = jax.lax.dot_general(gradient, kernel, (((x.ndim - 1,), (1,)), ((), ())))
     of_kernel = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
@@ -84,6 +87,13 @@ class LayerNorm(nnx.Module):
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normalised = centred * jax.lax.rsqrt(variance + self.epsilon)
         return (normalised * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def at_positions(x: Float[Array, "B L H"], positions: Int[Array, "B P"]) -> Float[Array, "B P H"]:
+    """The rows of `x` at `positions`, exactly, by a product with their one-hot form, whose gradient is a product too.
+    That of a look-up adds up row by row, and unused places all point at the same row, which GPUs are slow at."""
+    chosen = jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype)
+    return jnp.einsum("BPL,BLH->BPH", chosen, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def dropout(x: Float[Array, " B *rest"], rate: float, keys: Keys | None) -> Float[Array, " B *rest"]:

@@ -135,12 +135,16 @@ def forward(head: Head, model: AlbertConfig, compute: ComputeConfig, params: Any
     if head.inputs is not None:
         settings["answerable"] = batch["answerable"]
     inputs = {name: batch[name] for name in known}
+    if head.network is networks.AlbertForSequenceClassification:
+        # It reads the pooled output alone, so the last block need not be computed elsewhere.
+        settings["read_positions"] = jnp.zeros((len(batch["input_ids"]), 0), jnp.int32)
     return apply(
         model,
         params,
         *(inputs[name] for name in PACKED_INPUTS),
         network=head.network,
         dtype=compute.dtype,
+        attention=compute.attention,
         **{name: inputs[name] for name in PACKED_SETTINGS},
         **settings,
     )

@@ -16,8 +16,9 @@ from albert_jax.config import AlbertConfig, ComputeConfig, Phase, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.evaluate import Evaluator
 from albert_jax.inputs.corpus import Corpus, open_corpus
-from albert_jax.inputs.features import HOST_FIELDS, Features, max_predictions
+from albert_jax.inputs.features import HOST_FIELDS, PACKED_FIELDS, Features, max_predictions
 from albert_jax.inputs.pipeline import PretrainingBatches, read_ahead
+from albert_jax.inputs.rows import max_sequences
 from albert_jax.model import apply
 from albert_jax.objectives import (
     batch_statistics,
@@ -68,6 +69,8 @@ def pretraining_sums(
         keys=keys,
         dtype=compute.dtype,
         remat=compute.remat,
+        attention=compute.attention,
+        **{name: batch[name] for name in PACKED_FIELDS if name in batch},
     )
     return (
         masked_lm_sums(output.mlm_logits, batch["masked_lm_labels"], batch["masked_lm_weights"])
@@ -127,7 +130,8 @@ def phase_batches(
 
 def device_fields(features: Features) -> dict[str, np.ndarray]:
     """What goes to the devices."""
-    return {name: array for name, array in features._asdict().items() if name not in HOST_FIELDS}
+    absent = HOST_FIELDS if features.position_ids.shape[1] else HOST_FIELDS + PACKED_FIELDS
+    return {name: array for name, array in features._asdict().items() if name not in absent}
 
 
 def held_out_evaluators(
@@ -151,7 +155,7 @@ def held_out_evaluators(
     trained = config.data.sentence_objective
     for objective in dict.fromkeys((trained, *config.evaluate_objectives)):
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        # The same number of sequences at once as in training, so that what fits there fits here.
+        # The same number of rows at once as in training, so that what fits there fits here.
         batch_size = max(shards, phase.batch_size // phase.accumulation)
         batches = PretrainingBatches(
             corpus,
@@ -163,17 +167,16 @@ def held_out_evaluators(
             objective=objective,
         )
         name = "held_out" if objective == trained else f"held_out_{objective}"
-        limit = min(config.evaluate_sequences, batches.epoch(0).size)
-        make = partial(_fixed_batches, batches, limit, local_rows(mesh, batch_size, 1), mesh)
+        make = partial(_fixed_batches, batches, config.evaluate_sequences, local_rows(mesh, batch_size, 1), mesh)
         evaluators.append(Evaluator(name, make, sums, summarize))
     return evaluators
 
 
 def _fixed_batches(
-    batches: PretrainingBatches, limit: int, rows: np.ndarray, mesh: Mesh
+    batches: PretrainingBatches, sequences: int, rows: np.ndarray, mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    steps = range(-(-limit // batches.batch_size))
-    features = (device_fields(batches.first_epoch(step, limit, rows)) for step in steps)
+    steps = range(batches.steps_of_first(sequences))
+    features = (device_fields(batches.first_examples(step, sequences, rows)) for step in steps)
     return place_batches(features, mesh, batches.batch_size, 1)
 
 
@@ -192,14 +195,24 @@ def unigram_entropy(corpus: Corpus) -> float:
     return float(-(share * np.log(share)).sum())
 
 
+def sequence_places(config: PretrainConfig, phase: Phase) -> int | None:
+    """Places for sequences in a packed row of the phase, S; None where rows are not packed."""
+    return max_sequences(phase.sequence_length) if config.data.pack_sequences else None
+
+
 def prediction_places(config: PretrainConfig, phase: Phase) -> int:
-    """Places for predictions in a sequence of the phase, P."""
+    """Places for predictions in a row of the phase, P."""
     data = config.data
-    return max_predictions(phase.sequence_length, data.masked_lm_probability, data.max_predictions_per_sequence)
+    return max_predictions(
+        phase.sequence_length,
+        data.masked_lm_probability,
+        data.max_predictions_per_sequence,
+        sequence_places(config, phase),
+    )
 
 
 def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a placed batch, [accumulation, sequences, ...]."""
+    """Shapes of a placed batch, [accumulation, rows, ...]."""
     leading = (phase.accumulation, phase.batch_size // phase.accumulation)
-    one = device_fields(batches.first_epoch(0, 0, np.arange(1)))
+    one = device_fields(batches.empty(1))
     return {name: jax.ShapeDtypeStruct((*leading, *array.shape[1:]), array.dtype) for name, array in one.items()}

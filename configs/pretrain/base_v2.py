@@ -2,7 +2,7 @@
 
     python pretrain.py configs/pretrain/base_v2.py --phases.accumulation 2
 
-Cost: 11,813,810 parameters, 262 G tokens, 1.49e20 FLOPs; estimated 13 hours on 8 H100 with this accumulation,
+Cost: 11,813,810 parameters, 262 G tokens, 1.42e20 FLOPs; estimated 12 hours on 8 H100 with this accumulation,
 2 hours on a v5e-256. --dry_run estimates other machines.
 
 Expected: nothing is published for this length. The release was trained for 10M steps on more data (README;

@@ -2,7 +2,7 @@
 
     python pretrain.py configs/pretrain/large_v1.py --phases.accumulation 4
 
-Cost: 17,847,474 parameters, 262 G tokens, 5.15e20 FLOPs; estimated 45 hours on 8 H100 with this accumulation,
+Cost: 17,847,474 parameters, 262 G tokens, 5.02e20 FLOPs; estimated 44 hours on 8 H100 with this accumulation,
 7 hours on a v5e-256. --dry_run estimates other machines.
 
 Expected after fine-tuning (paper, table 2, development sets): SQuAD 1.1 90.6/83.9, SQuAD 2.0 82.3/79.4, MNLI

@@ -3,7 +3,7 @@ r"""The paper's table 3: the size of the embeddings, with parameters shared by a
 One command per row, each followed by what the paper expects, on development sets after fine-tuning:
 parameters  SQuAD 1.1  SQuAD 2.0  MNLI  SST-2  RACE  average.
 
-Cost: 262 G tokens a row. Sharing does not change the 1.5e20 FLOPs: estimated 13 hours on 8 H100 with
+Cost: 262 G tokens a row. Sharing does not change the 1.4e20 FLOPs: estimated 12 hours on 8 H100 with
 --phases.accumulation 2, 2 hours on a v5e-256. The row shared_128 is base_v1.py.
 
     python pretrain.py configs/pretrain/table3.py --run_dir runs/table3/not_shared_64 \

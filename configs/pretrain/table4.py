@@ -3,7 +3,7 @@ r"""The paper's table 4: which parameters the layers share, at embedding sizes 7
 One command per row, each followed by what the paper expects, on development sets after fine-tuning:
 parameters  SQuAD 1.1  SQuAD 2.0  MNLI  SST-2  RACE  average.
 
-Cost: 262 G tokens a row. Sharing does not change the 1.5e20 FLOPs: estimated 13 hours on 8 H100 with
+Cost: 262 G tokens a row. Sharing does not change the 1.4e20 FLOPs: estimated 12 hours on 8 H100 with
 --phases.accumulation 2, 2 hours on a v5e-256. The row all_128 is base_v1.py, for which the paper gives
 MNLI 81.6 in its tables 2 and 3; "all" and "none" are rows of table 3 too.
 

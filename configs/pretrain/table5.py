@@ -5,7 +5,7 @@ sentence-order prediction on its held-out text (of SQuAD and RACE; ours is the c
 differences rather than the values), then on development sets after fine-tuning:
 SQuAD 1.1  SQuAD 2.0  MNLI  SST-2  RACE  average.
 
-Cost: 11,813,810 parameters, 262 G tokens and 1.49e20 FLOPs a row; estimated 13 hours on 8 H100 with
+Cost: 11,813,810 parameters, 262 G tokens and 1.42e20 FLOPs a row; estimated 12 hours on 8 H100 with
 --phases.accumulation 2, 2 hours on a v5e-256. The row sop is base_v1.py with one more evaluation.
 
     python pretrain.py configs/pretrain/table5.py --run_dir runs/table5/none --data.sentence_objective none

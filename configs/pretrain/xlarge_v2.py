@@ -2,8 +2,8 @@
 
     python pretrain.py configs/pretrain/xlarge_v2.py --phases.accumulation 8
 
-Cost: 59,021,490 parameters, 262 G tokens, 1.98e21 FLOPs; estimated 7.2 days on 8 H100 with this accumulation,
-27 hours on a v5e-256. --dry_run estimates other machines.
+Cost: 59,021,490 parameters, 262 G tokens, 1.93e21 FLOPs; estimated 7.0 days on 8 H100 with this accumulation,
+26 hours on a v5e-256. --dry_run estimates other machines.
 
 Expected: nothing is published for this length. The release was trained for 3M steps on more data (README; its
 mixture is not public), 24 times the cost:

@@ -2,8 +2,8 @@
 
     python pretrain.py configs/pretrain/xxlarge_v1.py --phases.accumulation 8
 
-Cost: 223,158,450 parameters, 262 G tokens, 3.88e21 FLOPs; estimated 14.2 days on 8 H100 with this
-accumulation, 53 hours on a v5e-256 (accumulation 2). --dry_run estimates other machines.
+Cost: 223,158,450 parameters, 262 G tokens, 3.68e21 FLOPs; estimated 13.4 days on 8 H100 with this
+accumulation, 50 hours on a v5e-256 (accumulation 2). --dry_run estimates other machines.
 
 Expected after fine-tuning (paper, table 13, development sets): SQuAD 1.1 94.0/88.1, SQuAD 2.0 88.3/85.3, MNLI
 87.8, SST-2 95.4, RACE 82.5, average 88.7.

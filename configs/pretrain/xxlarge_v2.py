@@ -2,8 +2,8 @@
 
     python pretrain.py configs/pretrain/xxlarge_v2.py --phases.accumulation 8
 
-Cost: 223,158,450 parameters, 262 G tokens, 3.88e21 FLOPs; estimated 14.2 days on 8 H100 with this
-accumulation, 53 hours on a v5e-256 (accumulation 2). --dry_run estimates other machines.
+Cost: 223,158,450 parameters, 262 G tokens, 3.68e21 FLOPs; estimated 13.4 days on 8 H100 with this
+accumulation, 50 hours on a v5e-256 (accumulation 2). --dry_run estimates other machines.
 
 Expected: nothing is published for this length. The release was trained for 3M steps on more data (README; its
 mixture is not public), 24 times the cost:

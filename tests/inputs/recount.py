@@ -154,14 +154,19 @@ def write_real_text(directory: Path, paths: list[Path], tokenizer, characters: i
     return write_texts(directory, texts, tokenizer.vocab_size, shards=2)
 
 
-def make_batches(corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", **settings) -> PretrainingBatches:
-    config = DataConfig(corpus="", tokenizer="", sentence_objective=objective, **settings)
+def make_batches(
+    corpus, tokenizer, *, length=64, size=64, seed=1, objective="sop", pack_sequences=False, **settings
+) -> PretrainingBatches:
+    """With one sequence per row unless told otherwise; test_packed_batches.py finds these again in packed rows."""
+    config = DataConfig(
+        corpus="", tokenizer="", sentence_objective=objective, pack_sequences=pack_sequences, **settings
+    )
     return PretrainingBatches(corpus, tokenizer, config, sequence_length=length, batch_size=size, seed=seed)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a batch, told by its arrays alone."""
+    """One row of a batch that is not packed, told by its arrays alone."""
 
     shown: list[int]
     """Without padding, as the model sees it."""

@@ -170,7 +170,7 @@ def test_reading_ahead_of_the_last_step_yields_nothing(batches):
 
 def test_held_out_rows_are_the_first_of_the_epoch_then_empty(prose, batches):
     expected = batches.batch(0)
-    found = batches.first_epoch(0, 40)
+    found = batches.first_examples(0, 40)
     assert _same([array[:40] for array in found], [array[:40] for array in expected])
     assert found.masked_lm_weights[40:].sum() == found.sentence_order_weights[40:].sum() == 0
     assert not found.attention_mask[40:].any() and (found.origin[40:] == -1).all()
@@ -181,7 +181,7 @@ def test_held_out_rows_never_repeat_an_example(tmp_path):
     batches = make_batches(
         write_corpus(tmp_path / "corpus", [[5, 5], [6, 6], [7, 7]]), vocabulary(3), length=32, size=8
     )
-    assert batches.first_epoch(0, limit=100).attention_mask.any(axis=1).sum() == batches.epoch(0).size == 3
+    assert batches.first_examples(0, limit=100).attention_mask.any(axis=1).sum() == batches.epoch(0).size == 3
 
 
 def test_next_sentence_prediction_needs_two_documents_in_a_shard(tmp_path):
