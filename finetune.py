@@ -42,6 +42,7 @@ from albert_jax.finetuned import (
     right_tokenizer,
     use_model,
 )
+from albert_jax.flops import slow_bfloat16
 from albert_jax.inputs.batches import Shape, plan_shapes
 from albert_jax.interop.huggingface import read_json
 from albert_jax.optim import learning_rate, make_optimizer
@@ -323,6 +324,8 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
         },
     )
     print(description(setting, model))
+    if note := slow_bfloat16(config.compute.dtype):
+        print(note)
     return setting
 
 

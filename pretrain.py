@@ -31,7 +31,7 @@ from albert_jax.config import (
 )
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 from albert_jax.evaluate import Evaluator
-from albert_jax.flops import device_peak_flops, training_flops_per_sequence
+from albert_jax.flops import device_peak_flops, slow_bfloat16, training_flops_per_sequence
 from albert_jax.inputs.corpus import Corpus
 from albert_jax.model import initialize
 from albert_jax.model.attention_kernels import check_attention
@@ -183,6 +183,8 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         f"run        {config.phases.total_steps:,} steps in {directory.path}, "
         + ("from scratch" if latest is None else f"continued from step {latest:,}")
     )
+    if note := slow_bfloat16(config.compute.dtype):
+        tracker.say(note)
     return Run(
         config=config,
         mesh=mesh,

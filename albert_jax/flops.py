@@ -114,3 +114,15 @@ def device_peak_flops(dtype: str) -> tuple[float, str]:
     # Host-platform devices share the cores that one product has just used alone.
     share = jax.local_device_count() if jax.devices()[0].platform == "cpu" else 1
     return 2 * size**3 / best / share, f"{size} x {size} {dtype} matrix product, measured now"
+
+
+def slow_bfloat16(dtype: str) -> str | None:
+    """A line for the user where the type that was chosen gains nothing: XLA has fast bfloat16 products for CPUs from
+    jax 0.11 on (LOG.md has figures)."""
+    version = jax.__version_info__[:2]
+    if dtype != "bfloat16" or version >= (0, 11) or jax.default_backend() != "cpu":
+        return None
+    return (
+        f"bfloat16   is no faster than float32 on a CPU with jax {jax.__version__}; with Python 3.12 comes a newer one "
+        "that computes twice as fast in it"
+    )

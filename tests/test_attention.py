@@ -23,7 +23,7 @@ from albert_jax.config import (
 )
 from albert_jax.errors import UserError
 from albert_jax.model import apply, attention_kernels, initialize
-from albert_jax.model.attention import attention_bias, plain_attention
+from albert_jax.model.attention import LONG_ROW, attention_bias, attention_by_row, make_attention, plain_attention
 from albert_jax.model.attention_kernels import choose_attention, cudnn_attention, splash_attention
 from albert_jax.model.encoder import rematerialized
 from albert_jax.sharding import make_mesh
@@ -242,3 +242,28 @@ def test_a_choice_that_cannot_run_here_is_refused_before_training(attention, dev
     with pytest.raises(UserError, match=reason):
         pretrain.pretrain(config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_attention_row_by_row_is_that_of_all_rows(packed, rate):
+    """As long rows are attended to on a CPU; dropout's masks are those of the rows."""
+    query, key, value, gradient = jax.random.normal(jax.random.key(0), (4, 3, 24, 2, 8))
+    numbers = jnp.repeat(jnp.asarray([[1] * 10 + [2] * 9 + [0] * 5]), 3, axis=0)
+    bias = attention_bias(numbers if packed else numbers > 0)
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def results(attend):
+        context, pull = jax.vjp(lambda *arrays: attend(bias, rate, *arrays, keys), query, key, value)
+        return context, *pull(gradient.reshape(context.shape))
+
+    for ours, plain in zip(results(attention_by_row), results(plain_attention), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5)
+
+
+def test_long_rows_are_attended_to_one_by_one_on_a_cpu():
+    config, mask = AlbertConfig(), jnp.ones((2, LONG_ROW), bool)
+    assert make_attention("plain", config, mask, "float32").func is attention_by_row
+    assert make_attention("plain", config, mask[:, :-1], "float32").func is plain_attention
+    with jax.set_mesh(make_mesh(MeshConfig())):
+        assert make_attention("plain", config, mask, "float32").func is plain_attention

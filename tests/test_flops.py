@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 
 from albert_jax.config import AlbertConfig, ComputeConfig, OptimizerConfig, albert_config
-from albert_jax.flops import activation_bytes_per_sequence, training_flops_per_sequence
+from albert_jax.flops import activation_bytes_per_sequence, slow_bfloat16, training_flops_per_sequence
 from albert_jax.model import apply, initialize
 from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
 from albert_jax.optim import make_optimizer
@@ -146,3 +146,10 @@ def temporary_bytes(config: AlbertConfig, compute: ComputeConfig, batch: dict[st
         step = compile_train_step(objective, optimizer, mesh, shardings)
         memory = step.lower(state, batch, 0).compile().memory_analysis()
     return memory.temp_size_in_bytes - tree_bytes(state.params)
+
+
+def test_bfloat16_that_gains_nothing_is_said():
+    note = slow_bfloat16("bfloat16")
+    assert (note is None) == (jax.__version_info__ >= (0, 11))
+    assert note is None or f"jax {jax.__version__}" in note
+    assert slow_bfloat16("float32") is None

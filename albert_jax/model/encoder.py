@@ -127,8 +127,8 @@ class Encoder(nnx.Module):
         attend_read: Attend | None = None,
         read: Int[Array, "B R"] | None = None,
     ) -> list[Float[Array, "B _ H"]]:
-        """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives. With `read`, the
-        last of them attends with `attend_read` from those positions and gives [B, R, H]."""
+        """Layer number `layer`: the `inner_group_num` blocks of its group in turn, and what each gives. With `read` the
+        last of them attends with `attend_read`, from those positions, and gives [B, R, H]."""
         shared = self.config.shared_across_groups
         outputs = []
         for k in range(self.config.inner_group_num):
