@@ -61,7 +61,7 @@ def activation_bytes_per_sequence(
     what JAX saves. The working set is what XLA makes of it, taken in float32. For the training step compiled for
     a CPU in float32 the sum is at most 25 % above XLA's own figure and 10 % below it (tests/test_flops.py). In
     bfloat16, which a CPU emulates with copies, jax 0.12 agrees as well, and jax 0.10 takes up to 1.5 times as
-    much. No accelerator was measured; where attention is fused it needs less.
+    much. No accelerator was measured; where attention is fused, or computed row by row (on a CPU), it needs less.
     """
     hidden, wide = config.hidden_size, config.intermediate_size
     scores = config.num_attention_heads * sequence_length

@@ -61,7 +61,8 @@ def make_attention(
 ) -> Attend:
     """What all layers attend with in a batch of this mask (see `attention_bias`), under `ComputeConfig.attention`."""
     batch, length = mask.shape
-    match choose_attention(attention, config, dtype, length, batch):
+    # Programs for any length have no number here, and are plain.
+    match attention if attention == "plain" else choose_attention(attention, config, dtype, length, batch):
         case "cudnn":
             return lambda query, key, value, keys: cudnn_attention(query, key, value, mask)
         case "splash":
@@ -69,7 +70,8 @@ def make_attention(
         case _:
             mesh = jax.sharding.get_abstract_mesh()
             alone = platform() == "cpu" and (mesh.empty or mesh.size == 1)
-            plain = attention_by_row if alone and read is None and length >= LONG_ROW else plain_attention
+            long = isinstance(length, int) and length >= LONG_ROW
+            plain = attention_by_row if alone and long and read is None else plain_attention
             return partial(plain, attention_bias(mask, read), config.attention_probs_dropout_prob)
 
 
@@ -101,7 +103,7 @@ def attention_by_row(
 
     # Without this the backward pass would find the scores of all rows stored.
     @jax.checkpoint
-    def attend(row: tuple[Array, ...]) -> Array:
+    def attend(row: tuple[Array | None, ...]) -> Array:
         bias, query, key, value, keys = jax.tree.map(lambda array: array[None], row)
         return plain_attention(bias, dropout_rate, query, key, value, keys)[0]
 
