@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 
 from albert_jax.config import AlbertConfig, ComputeConfig, OptimizerConfig, albert_config
 from albert_jax.flops import activation_bytes_per_sequence, slow_bfloat16, training_flops_per_sequence
-from albert_jax.model import attention, apply, initialize
+from albert_jax.model import apply, attention, initialize
 from albert_jax.objectives import masked_lm_sums, sentence_order_sums, total_loss
 from albert_jax.optim import make_optimizer
 from albert_jax.sharding import AXES
