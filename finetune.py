@@ -71,7 +71,7 @@ from albert_jax.tasks.glue import GLUE_TASKS
 from albert_jax.tasks.heads import Split, objective
 from albert_jax.tokenizer import AlbertTokenizer
 from albert_jax.tracking import Clock, Tracker, duration, read_metrics, warn
-from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
+from albert_jax.train import TrainState, compile_train_step, create_state, initial_state, zero_sums
 from albert_jax.trees import tree_bytes, tree_size
 
 CONFIGS = Path(__file__).parent / "configs" / "finetune"
@@ -296,9 +296,7 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
         lambda: model.params, optimizer, lambda params: zero_sums(aim, params, abstract_batch), mesh, model.config
     )
     fresh = jax.jit(
-        lambda params: TrainState(
-            jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums(aim, params, abstract_batch)
-        ),
+        lambda params: initial_state(params, optimizer, zero_sums(aim, params, abstract_batch)),
         in_shardings=(shardings.params,),
         out_shardings=shardings,
     )
@@ -440,11 +438,11 @@ def train(run: Training, stop: StopRequest) -> bool:
             return False
         if judged and run.gives_up:
             return True
-        run.state, loss = setting.train_step(run.state, place(batch, setting.mesh, BATCH), run.seed)
+        run.state, outcome = setting.train_step(run.state, place(batch, setting.mesh, BATCH), run.seed)
         run.step += 1
         # Waits for the step before: one in flight keeps the device busy, and more would only fill its memory.
         require_finite(run, previous)
-        previous = loss
+        previous = outcome.loss
         flush_log(run)
         run.tracker.advance(run.step)
         if run.step % config.log_every == 0 or run.step == recipe.steps:

@@ -319,6 +319,31 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class DivergenceConfig:
+    """When an update is skipped, and what follows. One whose loss or gradients are not finite always is."""
+
+    max_loss_rise: float = 3.0
+    """Nats of a batch's loss above its running average over 100 updates, beyond which its update is skipped. A network
+    that falls back to the frequencies of the pieces rises by more, a hard batch by less."""
+    max_gradient_norm_ratio: float = 100.0
+    """The same for the global norm of the gradients before clipping, as a multiple of its running average."""
+    max_skipped_updates: int = 10
+    """Skipped in a row (or a few more with others between them: ten that are taken make up for one), the run goes back
+    to its latest checkpoint and on with another order of the data."""
+    max_rollbacks: int = 3
+    """Going back more often than this, the run stops."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "divergence.")
+        require(self.max_loss_rise > 0, "divergence.max_loss_rise", self.max_loss_rise, "must be above 0")
+        ratio = self.max_gradient_norm_ratio
+        require(ratio > 1, "divergence.max_gradient_norm_ratio", ratio, "must be above 1")
+        skipped = self.max_skipped_updates
+        require(1 <= skipped <= 10**6, "divergence.max_skipped_updates", skipped, "must be 1 to 1,000,000")
+        require(self.max_rollbacks >= 0, "divergence.max_rollbacks", self.max_rollbacks, "must not be negative")
+
+
+@dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis of the mesh; one of them may be -1, "the rest"."""
 
@@ -390,6 +415,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
     seed: int = 0
     log_every: int = 100
     """Steps between two lines of metrics."""
@@ -402,6 +428,8 @@ class PretrainConfig:
     checkpoint_every: int = 5000
     keep_checkpoints: int = 3
     """Newest checkpoints kept, beside the best by held-out loss."""
+    disk_pause_minutes: float = 60.0
+    """How long a run whose folder is full or gone waits for it to be better, before it stops."""
     sample_sentences: tuple[str, ...] = ()
     """Sentences with [MASK] that the trained model completes at the end."""
 
@@ -415,6 +443,8 @@ class PretrainConfig:
         names = "log_every evaluate_every evaluate_sequences checkpoint_every keep_checkpoints"
         for name in names.split():
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        pause = self.disk_pause_minutes
+        require(pause >= 0, "disk_pause_minutes", pause, "must not be negative")
         require(0 <= self.seed < 2**31, "seed", self.seed, "must be at least 0 and below 2**31")
         longest = max(self.phases.sequence_length)
         require(
@@ -476,6 +506,8 @@ CHANGEABLE_FIELDS = (
     "evaluate_objectives",
     "checkpoint_every",
     "keep_checkpoints",
+    "disk_pause_minutes",
+    "divergence",
     "sample_sentences",
     # Of fine-tuning:
     "seeds",

@@ -8,17 +8,23 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, ENOSPC, EROFS
+from errno import EACCES, EDQUOT, EIO, ENOSPC, ENOTCONN, EROFS, ESTALE
 from typing import NoReturn
+
+DISK_ERRORS = (ENOSPC, EDQUOT, EROFS, EACCES, EIO, ESTALE, ENOTCONN)
 
 
 class UserError(Exception):
     """Bad input. The message names the field or file, what was found, and the fix."""
 
 
+class DiskError(UserError):
+    """A disk that is full, gone, or may not be written to: it may be better later."""
+
+
 @contextmanager
 def disk_errors_explained(place: object, advice: str) -> Iterator[None]:
-    """Turns a full, read-only or forbidden disk into a `UserError`; other failures pass."""
+    """Turns a full, vanished, read-only or forbidden disk into a `DiskError`; other failures pass."""
     try:
         yield
     except UserError:
@@ -26,11 +32,11 @@ def disk_errors_explained(place: object, advice: str) -> Iterator[None]:
     except Exception as error:
         # Orbax and TensorStore report the system's error in types of their own, so it is recognised by its text too.
         text = f"{error} {error.__cause__}"
-        reasons = (os.strerror(code) for code in (ENOSPC, EDQUOT, EROFS, EACCES))
+        reasons = (os.strerror(code) for code in DISK_ERRORS)
         reason = next((reason for reason in reasons if reason in text), None)
         if reason is None:
             raise
-        raise UserError(f"{place}: cannot be written ({reason}); {advice}") from error
+        raise DiskError(f"{place}: cannot be written ({reason}); {advice}") from error
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from albert_jax.config import differences, save_json
-from albert_jax.errors import UserError
+from albert_jax.errors import DiskError, UserError
 
 CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, LOCK_FILE = "config.json", "model.json", "versions.json", "lock"
 TOKENIZER_FOLDER, DATA_FILE = "tokenizer", "data.json"
@@ -32,9 +32,9 @@ RECORDED_PACKAGES = (
 
 
 class RunDirectory:
-    """A run's folder, held by this process until `release`."""
+    """A run's folder, held until `release` by the one of its processes that `owns` it; the others only know it."""
 
-    def __init__(self, path: str | Path, config: Any):
+    def __init__(self, path: str | Path, config: Any, owns: bool = True):
         """Creates the folder or takes up the run in it.
 
         Raises `UserError`, having changed nothing, if it belongs to another configuration, is in use by another
@@ -42,7 +42,9 @@ class RunDirectory:
         """
         self.path = Path(path)
         self._check_configuration(config)
-        self._created = not self.path.exists()
+        self._owns, self._created = owns, owns and not self.path.exists()
+        if not owns:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: TextIO = (self.path / LOCK_FILE).open("w")
@@ -108,11 +110,14 @@ class RunDirectory:
             )
 
     def require_room(self, state_bytes: int, checkpoints: int = 1) -> None:
-        """Raises `UserError` unless so many new checkpoints of a state fit, so that none is begun in vain."""
-        free = shutil.disk_usage(self.path).free
+        """Raises `DiskError` unless so many new checkpoints of a state fit, so that none is begun in vain."""
+        try:
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise DiskError(f"run_dir = {self.path}: cannot be reached ({error.strerror})") from error
         needed = checkpoints * (1.1 * state_bytes + 2**20)  # Orbax's own files, and the records beside
         if free < needed:
-            raise UserError(
+            raise DiskError(
                 f"run_dir = {self.path}: {free / 1e6:,.1f} MB are free, but the next {checkpoints} checkpoint(s) need "
                 f"{needed / 1e6:,.1f} MB; {ADVICE}. Nothing of the run is lost: the same command continues it from its "
                 "latest checkpoint."
@@ -120,6 +125,8 @@ class RunDirectory:
 
     def release(self) -> None:
         """Lets go of the folder; one that was created for a run that never began is removed again."""
+        if not self._owns:
+            return
         own = {LOCK_FILE, CONFIG_FILE, MODEL_FILE, VERSIONS_FILE, DATA_FILE, TOKENIZER_FOLDER}
         if self._created and own.issuperset(path.name for path in self.path.iterdir()):
             shutil.rmtree(self.path)

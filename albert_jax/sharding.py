@@ -80,6 +80,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def own_mesh() -> Mesh:
+    """One device of this process alone, for what one process does without the others."""
+    return jax.make_mesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.local_devices()[:1])
+
+
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh, name: str = "phases.batch_size") -> None:
     """Raises `UserError` unless every device gets the same number of sequences in each part of a batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -5,10 +5,11 @@ The step knows sums and weights, never means: it divides by the weight of the wh
 the mesh changes the result.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,51 @@ Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums"), meta_fields=())
+class Health(NamedTuple):
+    """What decides whether an update is taken (see `Limits`), and how often none was."""
+
+    loss: jax.Array
+    """float32: running average over the updates that were taken"""
+    gradient_norm: jax.Array
+    """the same of the gradients' global norm, before clipping"""
+    taken: jax.Array
+    """int32: updates taken"""
+    skipped: jax.Array
+    """int32: updates skipped"""
+    strain: jax.Array
+    """int32: goes up by `STRAIN_OF_A_SKIP` with an update that is skipped and down by one with one that is taken, to
+    0 at least"""
+    rollbacks: jax.Array
+    """int32: how often the run went back to a checkpoint, and which order of the data it reads since"""
+
+
+STRAIN_OF_A_SKIP = 10
+AVERAGED_UPDATES = 100
+"""Updates that the running averages look back on, and before which nothing counts as exploding."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond which an update counts as exploding and is skipped. Where loss or gradients are not finite it always
+    is."""
+
+    loss_rise: float = math.inf
+    """of a batch's loss above its running average, in its own unit"""
+    gradient_norm_ratio: float = math.inf
+    """of the global norm to its running average"""
+
+
+class Outcome(NamedTuple):
+    """What the host learns of a step; its arrival tells that the step is done."""
+
+    loss: jax.Array
+    strain: jax.Array
+    """of `Health`, after the step"""
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("step", "params", "optimizer", "sums", "health"), meta_fields=()
+)
 @dataclass(frozen=True)
 class TrainState:
     """All that a checkpoint holds. The position in the data is the step."""
@@ -35,6 +80,7 @@ class TrainState:
     optimizer: Any
     sums: Sums
     """What the log line of the interval under way is made of, so that a resumed run writes the same line."""
+    health: Health
 
 
 @dataclass(frozen=True)
@@ -59,6 +105,37 @@ def state_specs(abstract: TrainState, mesh: Mesh, model: AlbertConfig) -> TrainS
         params=params,
         optimizer=type(abstract.optimizer)(P(), params, params),
         sums=jax.tree.map(lambda _: P(), abstract.sums),
+        health=jax.tree.map(lambda _: P(), abstract.health),
+    )
+
+
+def fresh_health() -> Health:
+    """Of a run that has not begun."""
+    average, count = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return Health(average, average, count, count, count, count)
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation, sums: Sums) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), sums, fresh_health())
+
+
+def judge(health: Health, loss: jax.Array, gradient_norm: jax.Array, limits: Limits) -> tuple[jax.Array, Health]:
+    """Whether an update with this loss and norm is to be taken, and the health after it."""
+    averaged = health.taken >= AVERAGED_UPDATES
+    exploding = (loss > health.loss + limits.loss_rise) | (
+        gradient_norm > limits.gradient_norm_ratio * health.gradient_norm
+    )
+    take = jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & ~(averaged & exploding)
+    weight = 1.0 / jnp.minimum(health.taken + 1, AVERAGED_UPDATES)
+    return take, Health(
+        loss=jnp.where(take, health.loss + weight * (loss - health.loss), health.loss),
+        gradient_norm=jnp.where(
+            take, health.gradient_norm + weight * (gradient_norm - health.gradient_norm), health.gradient_norm
+        ),
+        taken=health.taken + take,
+        skipped=health.skipped + ~take,
+        strain=jnp.where(take, jnp.maximum(health.strain - 1, 0), health.strain + STRAIN_OF_A_SKIP),
+        rollbacks=health.rollbacks,
     )
 
 
@@ -68,7 +145,7 @@ def zero_sums(objective: Objective, params: Any, batch: Batch) -> Sums:
     key = jax.eval_shape(lambda: _sequence_keys(0, jnp.int32(0), batch)[0]) if objective.random else None
     shapes = jax.eval_shape(objective.sums, params, part, key)
     sums = {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in shapes.items()}
-    return sums | {"steps": jnp.zeros((), jnp.float32), "gradient_norm": jnp.zeros((), jnp.float32)}
+    return sums | {name: jnp.zeros((), jnp.float32) for name in ("steps", "skipped", "gradient_norm")}
 
 
 def train_step(
@@ -79,9 +156,11 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     computing: Any,
-) -> tuple[TrainState, jax.Array]:
-    """One update from a batch of arrays [accumulation, sequences, ...]; also the loss, whose arrival tells that the
-    step is done. `computing` holds the parameters' shardings within the step."""
+    limits: Limits,
+) -> tuple[TrainState, Outcome]:
+    """One update from a batch of arrays [accumulation, sequences, ...]. `computing` holds the parameters' shardings
+    within the step. An update that is skipped leaves parameters and moments as they were, and its batch out of the
+    sums; step and learning rate go on."""
     params = jax.lax.with_sharding_constraint(state.params, computing)
     weights = objective.weights(batch)
     keys = _sequence_keys(seed, state.step, batch) if objective.random else None
@@ -105,14 +184,23 @@ def train_step(
     # Whole on every fsdp neighbour before they are split like the state: else that split spreads back into the layers.
     gradients = jax.lax.with_sharding_constraint(gradients, computing)
     updates, moments = optimizer.update(gradients, state.optimizer, state.params)
-    sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(gradients)}
+    norm, mean_loss = optax.tree.norm(gradients), objective.loss(sums, weights)
+    take, health = judge(state.health, mean_loss, norm, limits)
+
+    def taken(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(take, a, b), new, old)
+
+    sums |= {"steps": jnp.zeros(()), "skipped": jnp.zeros(()), "gradient_norm": norm}
+    sums = taken({name: state.sums[name] + value for name, value in sums.items()}, state.sums)
+    sums |= {"steps": state.sums["steps"] + 1, "skipped": state.sums["skipped"] + ~take}
     new_state = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        optimizer=moments,
-        sums={name: state.sums[name] + value for name, value in sums.items()},
+        params=taken(optax.apply_updates(state.params, updates), state.params),
+        optimizer=taken(moments, state.optimizer)._replace(count=moments.count),
+        sums=sums,
+        health=health,
     )
-    return new_state, objective.loss(sums, weights)
+    return new_state, Outcome(mean_loss, health.strain)
 
 
 def batch_parts(batch: Batch) -> int:
@@ -137,11 +225,12 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
-) -> Callable[[TrainState, Batch, int], tuple[TrainState, jax.Array]]:
+    limits: Limits = Limits(),
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, Outcome]]:
     """`train_step` jitted over the mesh, as a function of state, batch and seed; the state passed in is consumed."""
     computing = named(mesh, gathered(jax.tree.map(lambda sharding: sharding.spec, shardings.params)))
     return jax.jit(
-        partial(train_step, objective=objective, optimizer=optimizer, computing=computing),
+        partial(train_step, objective=objective, optimizer=optimizer, computing=computing, limits=limits),
         in_shardings=(shardings, NamedSharding(mesh, BATCH), NamedSharding(mesh, P())),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
@@ -160,7 +249,7 @@ def create_state(
 
     def create() -> TrainState:
         params = initialize()
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), sums(params))
+        return initial_state(params, optimizer, sums(params))
 
     abstract = jax.eval_shape(create)
     shardings = named(mesh, state_specs(abstract, mesh, model))

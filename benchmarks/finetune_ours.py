@@ -10,7 +10,6 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from albert_jax.config import ComputeConfig, MeshConfig, OptimizerConfig
@@ -20,7 +19,7 @@ from albert_jax.pretrained import CLASSES
 from albert_jax.sharding import BATCH, make_mesh, place
 from albert_jax.tasks.finetuning import ahead, batch_arrays
 from albert_jax.tasks.heads import Split, classification_head, objective, span_head
-from albert_jax.train import TrainState, compile_train_step, create_state, zero_sums
+from albert_jax.train import compile_train_step, create_state, initial_state, zero_sums
 
 folder, dtype, device = Path(sys.argv[1]), *sys.argv[2:4]
 job = SimpleNamespace(**json.loads((folder / "job.json").read_text()))
@@ -94,9 +93,7 @@ with jax.set_mesh(mesh):
     )
     train_step = compile_train_step(aim, optimizer, mesh, shardings)
     fresh = jax.jit(
-        lambda params: TrainState(
-            jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums(aim, params, shape)
-        ),
+        lambda params: initial_state(params, optimizer, zero_sums(aim, params, shape)),
         out_shardings=shardings,
     )
 
@@ -108,10 +105,10 @@ with jax.set_mesh(mesh):
         start = time.perf_counter()
         for batch in ahead(make, 0, steps):
             places += batch["input_ids"].size
-            state, loss = train_step(state, place(batch, mesh, BATCH), number)
+            state, outcome = train_step(state, place(batch, mesh, BATCH), number)
             if before is not None:
                 before.block_until_ready()
-            before = loss
+            before = outcome.loss
         sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
         return dict(
             seconds=time.perf_counter() - start,

@@ -31,8 +31,8 @@ def main() -> None:
         created = time.time()
         step, _ = whole.compile()
         compiled = time.time()
-        state, loss = step(state, whole.batch, 0)
-        loss.block_until_ready()
+        state, outcome = step(state, whole.batch, 0)
+        outcome.loss.block_until_ready()
         stages = {
             "imports": imported - job["started"],
             "state": created - began,
@@ -58,8 +58,8 @@ class Loop:
         seconds = []
         for _ in range(count):
             start = time.perf_counter()
-            self.state, loss = self.step(self.state)
-            loss.block_until_ready()
+            self.state, outcome = self.step(self.state)
+            outcome.loss.block_until_ready()
             seconds.append(time.perf_counter() - start)
         return seconds
 

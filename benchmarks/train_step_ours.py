@@ -60,8 +60,8 @@ class Learner:
             self.step, self.compile_seconds = self.training.compile()
             analysis = self.step.memory_analysis()
             self.planned = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes if analysis else None
-            self.state, loss = self.step(self.training.create(), self.training.batch, 0)
-            self.first_loss = float(loss)
+            self.state, outcome = self.step(self.training.create(), self.training.batch, 0)
+            self.first_loss = float(outcome.loss)
         reset_peak_memory()  # the compiler's is not the step's
         self.run(1)
 
@@ -70,11 +70,11 @@ class Learner:
         before = None
         with jax.set_mesh(self.training.mesh):
             for _ in range(steps):
-                self.state, loss = self.step(self.state, self.training.batch, 0)
+                self.state, outcome = self.step(self.state, self.training.batch, 0)
                 if before is not None:
                     before.block_until_ready()  # one step in flight, as pretrain.py has it
-                before = loss
-            loss = float(loss)
+                before = outcome.loss
+            loss = float(outcome.loss)
         return dict(
             seconds=time.perf_counter() - start,
             cpu_seconds=time.process_time() - cpu,

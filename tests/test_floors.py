@@ -16,7 +16,7 @@ FLOORS = {
     # parts
     "model": 2, "inputs": 2, "optim": 2, "objectives": 2,
     # machinery: knows steps and files, nothing of ALBERT
-    "train": 2, "checkpoint": 2, "tracking": 2, "evaluate": 2, "run_directory": 2, "stopping": 2,
+    "train": 2, "checkpoint": 2, "tracking": 2, "evaluate": 2, "run_directory": 2, "stopping": 2, "distributed": 2,
     # purposes
     "tasks": 3, "interop": 3,
     # faces

@@ -88,8 +88,8 @@ def ten_steps(model, mesh_shape, accumulation):
         state, losses = create(), []
         step = compile_train_step(objective, optimizer, mesh, shardings)
         for batch in batches:
-            state, loss = step(state, batch, 3)
-            losses.append(float(loss))
+            state, outcome = step(state, batch, 3)
+            losses.append(float(outcome.loss))
     return losses, state
 
 

@@ -100,16 +100,18 @@ def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, Corpus, Corpus
 
 
 def training_batches(
-    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase
+    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase, order: int = 0
 ) -> PretrainingBatches:
-    """The batches of one phase; step 0 is the phase's first. Phases draw from streams of their own."""
+    """The batches of one phase; step 0 is the phase's first. Phases draw from streams of their own, and so does each
+    `order` that a run which went back to a checkpoint goes on with."""
+    seed = config.seed if order == 0 else int(np.random.SeedSequence((config.seed, order)).generate_state(1)[0]) >> 1
     return PretrainingBatches(
         corpus,
         tokenizer,
         config.data,
         sequence_length=phase.sequence_length,
         batch_size=phase.batch_size,
-        seed=config.seed + phase.start * 2**31,
+        seed=seed + phase.start * 2**31,
     )
 
 

@@ -171,8 +171,8 @@ def train_ours(kind: Kind, model: Any) -> list[float]:
         step = compile_train_step(aim, optimizer, mesh, shardings)
         state, losses = create(), []
         for host in hosts:
-            state, loss = step(state, place(host, mesh, BATCH), 0)
-            losses.append(float(loss))
+            state, outcome = step(state, place(host, mesh, BATCH), 0)
+            losses.append(float(outcome.loss))
     return losses
 
 

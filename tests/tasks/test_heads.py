@@ -441,8 +441,8 @@ def training(name: str, sizes: tuple[int, int, int], accumulation: int) -> list[
         state, losses = create(), []
         step = compile_train_step(aim, optimizer, mesh, shardings)
         for host in hosts:
-            state, loss = step(state, place(host, mesh, BATCH), 3)
-            losses.append(float(loss))
+            state, outcome = step(state, place(host, mesh, BATCH), 3)
+            losses.append(float(outcome.loss))
     return losses
 
 
