@@ -1,14 +1,9 @@
 """A small run that faults can be done to: its text, vocabulary and corpus are made once."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from runs import start
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 from albert_jax.config import *
 
@@ -26,19 +21,6 @@ def get_config():
         sample_sentences=("the [MASK] of the wind",),
     )
 """
-
-
-def start(folder, *options, devices=1):
-    """`pretrain.py` on so many host-platform devices."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "pretrain.py"), "config.py", *map(str, options)],
-        cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,13 @@ import time
 
 import numpy as np
 import pytest
+from runs import start
 
 from albert_jax import distributed
 from albert_jax.checkpoint import Checkpoints
 from albert_jax.distributed import DistributedOptions
 from albert_jax.errors import UserError
 from albert_jax.tracking import read_metrics
-
-from .conftest import start
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 STEPS = 30
