@@ -21,7 +21,7 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from albert_jax.checkpoint import Checkpoints
+from albert_jax.checkpoint import Checkpoints, newest_intact
 from albert_jax.config import (
     Phase,
     PretrainConfig,
@@ -159,15 +159,17 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
     )
     train_step = compile_train_step(objective, optimizer, mesh, shardings)
 
-    # ---- where to start: 1 this run's latest checkpoint   2 scratch
+    # ---- where to start: 1 this run's latest intact checkpoint   2 scratch
     directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
     directory.save_description(
         config, config.model, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
     )
+    latest, passed_over = newest_intact(directory.path / "checkpoints")
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
-    latest = checkpoints.latest_step
     state = create() if latest is None else checkpoints.load(latest, abstract)
     tracker = Tracker(directory.path, step=latest or 0, total_steps=config.phases.total_steps, title="pretraining")
+    for line in passed_over:
+        tracker.say(f"damaged    {line}")
 
     peak, source = device_peak_flops(config.compute.dtype)
     tracker.say(
