@@ -65,7 +65,8 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest sealed one; a save under way does not count yet."""
+        """The newest sealed one; a save under way does not count yet. Of several processes, only the first knows by
+        `wait` that what it saved is sealed; the others may see that a moment later."""
         return max(_sealed_steps(self.directory), default=None)
 
     def save(self, step: int, state: Any, held_out_loss: float | None) -> None:

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -487,3 +488,66 @@ def test_a_state_of_eight_devices_is_continued_on_another_mesh(tmp_path):
         loaded = Checkpoints(directory).load(10, sharded)
         assert_state(loaded, 10)
         assert loaded["params"]["weights"].sharding == wanted["params"]["weights"].sharding
+
+
+# ---- several processes
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+index, directory, port = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=index)
+from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from albert_jax.checkpoint import Checkpoints, newest_intact
+
+sharding = NamedSharding(Mesh(np.array(jax.devices()), ("a",)), PartitionSpec("a"))
+step = (newest_intact(directory)[0] or 0) if index == 0 else 0
+step = int(broadcast_one_to_all(jnp.int32(step)))
+checkpoints = Checkpoints(directory)
+if step:
+    state = checkpoints.load(step, {"x": jax.ShapeDtypeStruct((4096,), jnp.float32, sharding=sharding)})
+    assert all((shard.data == step).all() for shard in state["x"].addressable_shards)
+for new in (step + 10, step + 20):
+    whole = np.full(4096, new, np.float32)
+    checkpoints.save(new, {"x": jax.make_array_from_callback((4096,), sharding, lambda index: whole[index])}, None)
+checkpoints.close()
+print(step)
+"""
+
+
+def two_processes(directory):
+    """The steps from which both continue."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+    }
+    commands = [[sys.executable, "-c", ONE_OF_TWO, str(index), str(directory), str(port)] for index in (0, 1)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    try:
+        ended = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], ended
+    return [int(output.splitlines()[-1]) for output, _ in ended]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_checkpoints_that_the_first_one_judges(tmp_path):
+    directory = tmp_path / "checkpoints"
+    assert two_processes(directory) == [0, 0]
+    sealed = json.loads((directory / "20" / CHECKSUMS_FILE).read_text())["files"]
+    assert {"state/array_metadatas/process_0", "state/array_metadatas/process_1"} < set(sealed)
+    (directory / "20" / "state" / "array_metadatas" / "process_1").write_bytes(b"")
+    assert two_processes(directory) == [10, 10]
+    assert steps_in(directory) == [20, 30]
+    assert newest_intact(directory) == (30, [])
