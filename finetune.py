@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from albert_jax.checkpoint import Checkpoints
+from albert_jax.checkpoint import Checkpoints, newest_intact
 from albert_jax.config import AlbertConfig, load_config, parse_command, require
 from albert_jax.errors import UserError, disk_errors_explained, exit_cleanly
 from albert_jax.finetuned import (
@@ -394,12 +394,14 @@ def only_seed(path: Path) -> SeedResult:
 def begin(setting: Setting, seed: int, directory: RunDirectory, config: FinetuneConfig) -> Training:
     create, abstract, _ = setting.state
     directory.require_room(tree_bytes(abstract), checkpoints=2)
+    latest, passed_over = newest_intact(directory.path / "checkpoints")
     checkpoints = Checkpoints(directory.path / "checkpoints")
-    latest = checkpoints.latest_step
     state = create(seed) if latest is None else checkpoints.load(latest, abstract)
     tracker = Tracker(
         directory.path, step=latest or 0, total_steps=config.recipe.steps, title=f"{setting.task.name}, seed {seed}"
     )
+    for line in passed_over:
+        tracker.say(f"damaged    {line}")
     records = [record for record in read_metrics(directory.path) if record["step"] > 0 and "dev/score" in record]
     tracker.say(f"seed {seed}     {directory.path}" + (f", continued from step {latest:,}" if latest else ""))
     return Training(

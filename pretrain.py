@@ -24,7 +24,7 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from albert_jax import distributed
-from albert_jax.checkpoint import Checkpoints
+from albert_jax.checkpoint import Checkpoints, newest_intact
 from albert_jax.config import (
     Phase,
     PretrainConfig,
@@ -191,16 +191,15 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
     )
     train_step = compile_train_step(objective, optimizer, mesh, shardings, limits)
 
-    # ---- where to start: 1 this run's latest checkpoint   2 scratch
+    # ---- where to start: 1 this run's latest intact checkpoint   2 scratch
     with distributed.failing_together():
         if distributed.is_first():
             directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
             fingerprints = {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
             directory.save_description(config, config.model, tokenizer, fingerprints)
-    checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
-    latest = latest_checkpoint(checkpoints)
+    checkpoints, latest, passed_over = open_checkpoints(config, directory)
     state = create() if latest is None else checkpoints.load(latest, abstract)
-    tracker = open_tracker(config, directory, latest or 0)
+    tracker = open_tracker(config, directory, latest or 0, passed_over)
 
     peak, source = device_peak_flops(config.compute.dtype)
     tracker.say(
@@ -240,21 +239,27 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
     )
 
 
-def latest_checkpoint(checkpoints: Checkpoints) -> int | None:
-    """The step of the newest checkpoint, as process 0 sees it."""
-    latest = checkpoints.latest_step
-    found = distributed.of_first(-1 if latest is None else latest)
-    return None if found < 0 else found
+def open_checkpoints(config: PretrainConfig, directory: RunDirectory) -> tuple[Checkpoints, int | None, list[str]]:
+    """The run's checkpoints, the step of the newest intact one, and a line for each that was passed over."""
+    folder, found, passed_over = directory.path / "checkpoints", None, []
+    with distributed.failing_together():
+        if distributed.is_first():
+            found, passed_over = newest_intact(folder)
+    step = distributed.of_first(-1 if found is None else found)
+    return Checkpoints(folder, keep=config.keep_checkpoints), step if step >= 0 else None, passed_over
 
 
-def open_tracker(config: PretrainConfig, directory: RunDirectory, step: int) -> Tracker:
-    return Tracker(
+def open_tracker(config: PretrainConfig, directory: RunDirectory, step: int, passed_over: list[str]) -> Tracker:
+    tracker = Tracker(
         directory.path,
         step=step,
         total_steps=config.phases.total_steps,
         title="pretraining",
         writes=distributed.is_first(),
     )
+    for line in passed_over:
+        tracker.say(f"damaged    {line}")
+    return tracker
 
 
 def build_inputs(config: PretrainConfig) -> None:
@@ -354,8 +359,6 @@ def go_back(run: Run, divergence: Diverged) -> None:
     """To the latest checkpoint, or the beginning, with the next order of the data; raises `UserError` where that was
     done often enough."""
     run.pending = None
-    run.checkpoints.wait()
-    latest = latest_checkpoint(run.checkpoints)
     if run.order >= run.config.divergence.max_rollbacks:
         raise UserError(
             f"training has diverged: {divergence}, after going back {run.order} times. The checkpoints in "
@@ -363,11 +366,13 @@ def go_back(run: Run, divergence: Diverged) -> None:
             "optimizer.warmup_steps, and give another --run_dir"
         )
     run.order += 1
+    run.checkpoints.close()
+    run.checkpoints, latest, passed_over = open_checkpoints(run.config, run.directory)
     state = run.create() if latest is None else run.checkpoints.load(latest, run.abstract)
     rollbacks = jax.device_put(np.int32(run.order), run.abstract.health.rollbacks.sharding)
     run.state = dataclasses.replace(state, health=state.health._replace(rollbacks=rollbacks))
     run.tracker.close()
-    run.tracker = open_tracker(run.config, run.directory, latest or 0)
+    run.tracker = open_tracker(run.config, run.directory, latest or 0, passed_over)
     run.tracker.say(
         f"diverged   {divergence}; back to step {latest or 0:,} and on with another order of the data "
         f"({run.order} of {run.config.divergence.max_rollbacks})"
@@ -404,14 +409,15 @@ def save(run: Run, step: int, finished: bool = False) -> None:
     the disk is full or gone."""
     flush_log(run)
     run.seconds += run.clock.lap()
+    missing = distributed.of_first(run.checkpoints.latest_step != step)
     paused = None
     while True:
         try:
             with distributed.failing_together(DiskError):
                 run.tracker.flush()
-                if distributed.is_first() and run.checkpoints.latest_step != step:
+                if distributed.is_first() and missing:
                     run.directory.require_room(tree_bytes(run.state))
-            if run.checkpoints.latest_step != step:
+            if missing:
                 run.checkpoints.save(step, run.state, run.tracker.value_at(step, "held_out/loss"))
             if finished:
                 run.checkpoints.wait()

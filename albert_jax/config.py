@@ -427,7 +427,7 @@ class PretrainConfig:
     """Sentence objectives to measure on the held-out documents beside the one that is trained (the paper's table 5)."""
     checkpoint_every: int = 5000
     keep_checkpoints: int = 3
-    """Newest checkpoints kept, beside the best by held-out loss."""
+    """Newest checkpoints kept (at least two), beside the best by held-out loss."""
     disk_pause_minutes: float = 60.0
     """How long a run whose folder is full or gone waits for it to be better, before it stops."""
     sample_sentences: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ from albert_jax.interop.tokenizer_json import load_tokenizer, save_tokenizer
 from albert_jax.model import Params, apply, initialize
 from albert_jax.run_directory import MODEL_FILE, TOKENIZER_FOLDER
 from albert_jax.tokenizer import AlbertTokenizer
+from albert_jax.tracking import warn
 
 CHECKPOINTS = "checkpoints"
 GOOGLE_CONFIG, GOOGLE_VOCABULARY = "albert_config.json", "30k-clean.model"
@@ -631,7 +632,9 @@ def _read_run(path: Path, checkpoint: int | None) -> SavedModel:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: initialize(config, _key(0)))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-    step, params = read_params(path / CHECKPOINTS, checkpoint, abstract)
+    step, params, passed_over = read_params(path / CHECKPOINTS, checkpoint, abstract)
+    for line in passed_over:
+        warn(f"{line}; passed over, step {step:,} is read instead")
     return SavedModel(
         source=f"{path}, step {step:,}",
         config=config,

@@ -666,8 +666,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(place, uninterrupted, tmp_path, 
     records = folder / "run/sst2/seed_0/metrics.jsonl"
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
-        # A checkpoint has its step's name once it is whole.
-        saved = any((records.parent / "checkpoints").glob("[0-9]*0"))
+        # A checkpoint has its checksums once it is whole.
+        saved = any((records.parent / "checkpoints").glob("[0-9]*0/checksums.json"))
         if saved and re.search(r'"step": ([3-9]\d|1\d\d),', records.read_text()):
             break
         time.sleep(0.005)

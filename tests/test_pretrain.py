@@ -334,12 +334,26 @@ def test_a_run_does_not_continue_on_another_corpus(copied, unstarted, refused):
     assert manifest.exists()
 
 
-def test_a_damaged_checkpoint_is_named_with_the_way_on(copied, refused):
-    for file in (copied / "checkpoints" / "300" / "state").rglob("d/*"):
+def truncate(checkpoint):
+    for file in (checkpoint / "state").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:10])
-    assert_refused(
-        refused("--data.sources"), r"checkpoints/300: this checkpoint is damaged .*to continue from step 250"
-    )
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_written_again(finished, copied, unstarted):
+    truncate(copied / "checkpoints" / "300")
+    result = run(unstarted)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"damaged    run/checkpoints/300/\S+: truncated, 10 bytes instead of \d+; .* moved", result.stdout)
+    assert "continued from step 250" in result.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(unstarted), final_state(finished))
+    assert (copied / "damaged_checkpoints" / "300").is_dir()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_stays_as_it_is(copied, refused):
+    for checkpoint in (copied / "checkpoints").iterdir():
+        truncate(checkpoint)
+    for _ in range(2):  # the second start must not begin again in silence either
+        assert_refused(refused("--data.sources"), r"none of its checkpoints can be continued from: .*/300/.*/250/")
 
 
 @pytest.mark.parametrize("junk", [b"[1,2]\n", b"\xff\xfe\x00\n", b'{"step": "x"}\n'])

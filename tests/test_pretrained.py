@@ -201,13 +201,46 @@ def test_a_run_without_a_checkpoint_says_so(run):
         load(AlbertModel, run)
 
 
-def test_a_damaged_checkpoint_is_named_with_the_others(run):
-    for file in (run / "checkpoints" / "4" / "state").rglob("*"):
+def truncate(checkpoint):
+    for file in (checkpoint / "state").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[:100])
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run, capsys):
+    truncate(run / "checkpoints" / "4")
+    before = contents(run)
+    assert "step 2" in load(AlbertModel, run).report.source
+    warning = capsys.readouterr().err
+    assert re.search(r"checkpoints/4/state/\S+: truncated, 100 bytes instead of \d+; .* step 2 is read", warning)
+    assert contents(run) == before
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_is_named_with_the_others(run):
+    truncate(run / "checkpoints" / "4")
+    with pytest.raises(UserError, match=r"checkpoints/4/.*this checkpoint is damaged; there are also 2"):
+        load(AlbertModel, run, checkpoint=4)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(run):
+    for step in ("2", "4"):
+        truncate(run / "checkpoints" / step)
+    with pytest.raises(UserError, match=r"all checkpoints are damaged: .*checkpoints/4/.*checkpoints/2/"):
+        load(AlbertModel, run)
+
+
+def test_a_run_from_before_checksums_is_read_as_it_is(run):
+    for step in ("2", "4"):
+        (run / "checkpoints" / step / "checksums.json").unlink()
+    assert "step 4" in load(AlbertModel, run).report.source
+    truncate(run / "checkpoints" / "4")
     with pytest.raises(UserError, match=r"checkpoints/4: this checkpoint is damaged .*; there are also 2"):
         load(AlbertModel, run)
-    assert load(AlbertModel, run, checkpoint=2).report.loaded
+
+
+def test_a_checkpoint_that_is_not_sealed_yet_is_not_read(run):
+    (run / "checkpoints" / "4" / "checksums.json").unlink()
+    assert "step 2" in load(AlbertModel, run).report.source
 
 
 def test_a_checkpoint_under_way_is_neither_read_nor_touched(run):
