@@ -73,7 +73,7 @@ from albert_jax.train import (
 )
 from albert_jax.trees import tree_bytes, tree_size
 
-DISK_RETRY_SECONDS = 10.0
+DISK_RETRY_SECONDS = 5.0
 MUCH_WAITING = 0.05
 """Share of the time without a batch that is worth a remark."""
 SLOW_STEP = 3.0
@@ -359,6 +359,7 @@ def go_back(run: Run, divergence: Diverged) -> None:
     """To the latest checkpoint, or the beginning, with the next order of the data; raises `UserError` where that was
     done often enough."""
     run.pending = None
+    run.checkpoints.close()
     if run.order >= run.config.divergence.max_rollbacks:
         raise UserError(
             f"training has diverged: {divergence}, after going back {run.order} times. The checkpoints in "
@@ -366,7 +367,6 @@ def go_back(run: Run, divergence: Diverged) -> None:
             "optimizer.warmup_steps, and give another --run_dir"
         )
     run.order += 1
-    run.checkpoints.close()
     run.checkpoints, latest, passed_over = open_checkpoints(run.config, run.directory)
     state = run.create() if latest is None else run.checkpoints.load(latest, run.abstract)
     rollbacks = jax.device_put(np.int32(run.order), run.abstract.health.rollbacks.sharding)

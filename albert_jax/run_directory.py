@@ -119,8 +119,7 @@ class RunDirectory:
         if free < needed:
             raise DiskError(
                 f"run_dir = {self.path}: {free / 1e6:,.1f} MB are free, but the next {checkpoints} checkpoint(s) need "
-                f"{needed / 1e6:,.1f} MB; {ADVICE}. Nothing of the run is lost: the same command continues it from its "
-                "latest checkpoint."
+                f"{needed / 1e6:,.1f} MB; {ADVICE}"
             )
 
     def release(self) -> None:

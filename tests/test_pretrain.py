@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def get_config():
     )
 """
 SPEED = re.compile("speed/")
+COMPILED_ONCE = {
+    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="albert_jax_programs_"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+"""The runs of this file are all of the same programs."""
 
 
 def command(*options, config="config.py"):
@@ -46,7 +53,7 @@ def command(*options, config="config.py"):
 
 def environment():
     # One device, as on a laptop: not the suite's eight.
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"} | COMPILED_ONCE
 
 
 def run(folder, *options, config="config.py"):
@@ -313,7 +320,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_checkpoints(unstarted, refused)
     result = refused(
         *options, "--data.sources", "--checkpoint_every", 1, "--evaluate_every", 1, "--keep_checkpoints", 1
     )
-    assert_refused(result, r"the loss at step \d+ is not finite: training has diverged")
+    assert_refused(result, r"training has diverged: .* not finite, after going back 3 times")
     losses = [r["held_out/loss"] for r in read_metrics(unstarted / "run") if r.get("held_out/loss") is not None]
     assert len(losses) >= 2, "something finite was there to keep"
     assert any((unstarted / "run" / "checkpoints").iterdir())

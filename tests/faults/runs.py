@@ -3,9 +3,19 @@
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+from albert_jax.tracking import read_metrics
+
 ROOT = Path(__file__).parents[2]
+COMPILED_ONCE = {
+    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="albert_jax_programs_"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+"""All runs are of the same few programs."""
 
 
 def start(folder, *options, devices=1):
@@ -14,8 +24,25 @@ def start(folder, *options, devices=1):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "pretrain.py"), "config.py", *map(str, options)],
         cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=os.environ | {"XLA_FLAGS": flags} | COMPILED_ONCE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def wait_for(condition, processes, seconds=200):
+    """Until something holds while all of the processes go on."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended, [process.communicate()[0] for process in ended]
+        time.sleep(0.02)
+    raise AssertionError("it does not come to that")
+
+
+def recorded(folder, step):
+    """Whether the run's record has come to `step`."""
+    return any(record["step"] >= step for record in read_metrics(folder / "run"))

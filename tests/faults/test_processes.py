@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
-from runs import start
+from runs import recorded, start, wait_for
 
 from albert_jax import distributed
 from albert_jax.checkpoint import Checkpoints
@@ -48,17 +49,6 @@ def ended(processes):
     return [(process.returncode, output) for process in processes for output in [process.communicate(timeout=300)[0]]]
 
 
-def wait_for_record(folder, step, processes):
-    """Until the run's record has come to `step`."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if any(record["step"] >= step for record in read_metrics(folder / "run")):
-            return
-        assert all(process.poll() is None for process in processes), ended(processes)
-        time.sleep(0.02)
-    raise AssertionError("the run does not come to that step")
-
-
 def losses(folder):
     return {
         (record["step"], name): value
@@ -92,7 +82,7 @@ def test_processes_train_like_one(finished, unstarted, count, devices, mesh):
 
 def test_all_stop_where_one_is_asked_to_and_another_fleet_goes_on(finished, unstarted):
     processes = start_together(unstarted, 2, devices=2)
-    wait_for_record(unstarted, 5, processes)
+    wait_for(partial(recorded, unstarted, 5), processes)
     processes[1].send_signal(signal.SIGTERM)
     results = ended(processes)
     assert [code for code, _ in results] == [0, 0], results
@@ -108,7 +98,7 @@ def test_all_stop_where_one_is_asked_to_and_another_fleet_goes_on(finished, unst
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_others_of_a_killed_process_end_and_the_run_goes_on(finished, unstarted, victim):
     processes = start_together(unstarted, 2)
-    wait_for_record(unstarted, 15, processes)
+    wait_for(partial(recorded, unstarted, 15), processes)
     processes[victim].kill()
     killed = time.monotonic()
     results = ended(processes)
