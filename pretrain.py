@@ -46,6 +46,7 @@ from albert_jax.stopping import StopRequest
 from albert_jax.tasks.pretraining import (
     batch_shapes,
     corpus_fingerprint,
+    describe_corpora,
     held_out_evaluators,
     open_inputs,
     phase_batches,
@@ -70,6 +71,8 @@ class Command:
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     dry_run: bool = False
     """Print parameters, FLOPs, memory per device, tokens and estimated time, and train nothing."""
+    verify: bool = False
+    """Read every token of the corpora first and compare every checksum (sets data.verify_checksums)."""
     scale_to_batch_size: int | None = None
     """Change the recipe to this global batch by LAMB's rules: learning rate with its square root, warm-up's share of
     the steps in proportion, and as many steps as it takes to see as many rows."""
@@ -85,6 +88,8 @@ def main() -> int | None:
     config = command.config
     if command.scale_to_batch_size is not None:
         config = scale_to_batch_size(config, command.scale_to_batch_size)
+    if command.verify:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, verify_checksums=True))
     if command.dry_run:
         print(dry_run_report(config))
         return None
@@ -120,8 +125,8 @@ class Run:
     mesh: Mesh
     directory: RunDirectory
     tokenizer: AlbertTokenizer
-    corpus: Corpus
-    held_out: Corpus
+    corpora: tuple[Corpus, ...]
+    held_out: tuple[Corpus, ...]
     state: TrainState
     fresh_sums: Callable[[], dict[str, jax.Array]]
     train_step: Callable[[TrainState, dict[str, jax.Array], int], tuple[TrainState, jax.Array]]
@@ -142,9 +147,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
     # ---- what in: text -> vocabulary -> corpus -> batches
     if config.data.sources:
         build_inputs(config)
-    tokenizer, corpus, held_out = open_inputs(config)
+    tokenizer, corpora, held_out = open_inputs(config)
     first_phase = config.phases.phases[0]
-    batches = training_batches(config, tokenizer, corpus, first_phase)
+    batches = training_batches(config, tokenizer, corpora, first_phase)
 
     # ---- what learns: shapes, then shardings, then arrays
     objective = pretraining_objective(config.model, config.compute)
@@ -162,7 +167,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
     # ---- where to start: 1 this run's latest checkpoint   2 scratch
     directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
     directory.save_description(
-        config, config.model, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
+        config, config.model, tokenizer, {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpora)}
     )
     checkpoints = Checkpoints(directory.path / "checkpoints", keep=config.keep_checkpoints)
     latest = checkpoints.latest_step
@@ -175,10 +180,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         f"{mesh.size} x {jax.devices()[0].device_kind} (mesh data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x "
         f"tensor {mesh.shape['tensor']})\n"
         f"peak       {peak / 1e12:.3g} TFLOP/s per device ({source})\n"
-        f"corpus     {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens; one epoch is "
-        f"{batches.epoch(0).examples:,} sequences in {batches.epoch(0).size:,} rows of "
-        f"{first_phase.sequence_length}\n"
-        f"held out   {held_out.num_documents:,} documents, {held_out.num_tokens:,} tokens; unigram entropy "
+        + "".join(f"corpus     {line}\n" for line in describe_corpora(corpora, batches))
+        + f"held out   {sum(c.num_documents for c in held_out):,} documents, {sum(c.num_tokens for c in held_out):,} "
+        "tokens; unigram entropy "
         f"{unigram_entropy(held_out):.3f} nats\n"
         f"run        {config.phases.total_steps:,} steps in {directory.path}, "
         + ("from scratch" if latest is None else f"continued from step {latest:,}")
@@ -190,7 +194,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory) -> Run:
         mesh=mesh,
         directory=directory,
         tokenizer=tokenizer,
-        corpus=corpus,
+        corpora=corpora,
         held_out=held_out,
         state=state,
         fresh_sums=jax.jit(lambda: zero_sums(objective, abstract.params, shapes), out_shardings=shardings.sums),
@@ -218,7 +222,7 @@ def build_inputs(config: PretrainConfig) -> None:
     encode_corpus(
         data.sources,
         Path(data.tokenizer),
-        Path(data.corpus),
+        Path(data.corpus[0]),
         do_lower_case=data.do_lower_case,
         held_out_fraction=data.held_out_fraction,
     )
@@ -233,7 +237,7 @@ def train(run: Run) -> int | None:
         if step >= phase.stop:
             continue
         evaluators = evaluators_of(run, phase)
-        batches = training_batches(config, run.tokenizer, run.corpus, phase)
+        batches = training_batches(config, run.tokenizer, run.corpora, phase)
         previous = None
         for batch in phase_batches(config, batches, phase, run.mesh, step):
             saving = step % config.checkpoint_every == 0 and step > 0

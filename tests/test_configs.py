@@ -230,8 +230,8 @@ def test_cap_on_predictions_is_lifted_from_the_command_line(config):
         (lambda: OptimizerConfig(peak_learning_rate=0), "optimizer.peak_learning_rate"),
         (lambda: OptimizerConfig(beta_1=1.0), "optimizer.beta_1"),
         (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps"),
-        (lambda: DataConfig("c", "t", masked_lm_probability=0.0), "data.masked_lm_probability"),
-        (lambda: DataConfig("c", "t", max_predictions_per_sequence=0), "data.max_predictions_per_sequence"),
+        (lambda: DataConfig(("c",), "t", masked_lm_probability=0.0), "data.masked_lm_probability"),
+        (lambda: DataConfig(("c",), "t", max_predictions_per_sequence=0), "data.max_predictions_per_sequence"),
         (lambda: AlbertConfig(hidden_size=100), "model.hidden_size"),
         (lambda: AlbertConfig(num_hidden_groups=13), "model.num_hidden_groups"),
         (lambda: AlbertConfig(hidden_dropout_prob=1.0), "model.hidden_dropout_prob"),
@@ -249,7 +249,7 @@ def test_value_that_makes_no_sense_is_refused_by_name(make, field):
 
 
 def run_with(**fields) -> PretrainConfig:
-    known = dict(data=DataConfig("corpus", "spiece.model"), model=AlbertConfig(), phases=PhasesConfig())
+    known = dict(data=DataConfig(("corpus",), "spiece.model"), model=AlbertConfig(), phases=PhasesConfig())
     return PretrainConfig("runs/test", **(known | fields))
 
 
