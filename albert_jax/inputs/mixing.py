@@ -7,6 +7,7 @@ from a keyed permutation; so a host, a restart or another batch size finds the s
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from math import floor
 
 import numpy as np
@@ -77,7 +78,7 @@ def shares_of(weights: Sequence[float]) -> list[Fraction]:
 def apportion(count: int, shares: Sequence[Fraction]) -> list[int]:
     """`count` in whole parts, each less than 1 from its share: the parts between cumulative shares, rounded.
 
-    From one count to the next multiple of a number of which every share is at least 1, no part shrinks.
+    No part shrinks when `count` grows by so much that every share of the growth is at least 1.
     """
-    ends = [floor(count * sum(shares[: number + 1]) + Fraction(1, 2)) for number in range(len(shares))]
-    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    ends = [0] + [floor(count * end + Fraction(1, 2)) for end in accumulate(shares)]
+    return [end - begin for begin, end in pairwise(ends)]
