@@ -60,10 +60,7 @@ def test_an_id_beyond_the_vocabulary_reaches_no_batch(folder, pack_sequences, pi
 def test_the_largest_id_is_in_the_vocabulary(folder):
     damage(folder / "train-00001.tokens", "<u2", unsampled(folder), SIZE - 1)
     batches = list(read_epoch(opened(folder)))
-    found = {
-        piece for batch in batches for ids in (batch.input_ids, batch.masked_lm_labels) for piece in np.unique(ids)
-    }
-    assert max(found) == SIZE - 1
+    assert max(max(batch.input_ids.max(), batch.masked_lm_labels.max()) for batch in batches) == SIZE - 1
 
 
 def test_the_message_comes_through_the_threads_that_read_ahead(folder):
@@ -124,16 +121,10 @@ def test_offsets_that_change_while_they_are_read_lead_nowhere(folder, part, pack
     generator = np.random.default_rng(0)
     path = folder / f"train-00001.{part}"
     intact = np.fromfile(path, "<u4")
+    settings = dict(length=64, size=16, pack_sequences=pack_sequences, objective=objective)
     refused = 0
     for trial in range(12):
-        batches = make_batches(
-            opened(folder),
-            vocabulary(DOCUMENTS),
-            length=64,
-            size=16,
-            pack_sequences=pack_sequences,
-            objective=objective,
-        )
+        batches = make_batches(opened(folder), vocabulary(DOCUMENTS), **settings)
         planned = trial % 2 == 0
         size = batches.epoch(0).size
         places = generator.integers(0, len(intact), 1 + len(intact) // 8)

@@ -57,8 +57,9 @@ def test_the_rows_before_any_row_are_those_located(weights):
     for rows in range(3 * mix.block):
         before = mix.rows_before(rows)
         assert before == np.bincount(corpora[:rows], minlength=len(weights)).tolist()
-        # Within a block chance rules: six standard deviations.
-        assert all(abs(b - rows * s) < 1 + 6 * (mix.block * s * (1 - s) / 4) ** 0.5 for b, s in zip(before, mix.shares))
+        for count, share in zip(before, mix.shares, strict=True):
+            # Within a block chance rules: six standard deviations.
+            assert abs(count - rows * share) < 1 + 6 * (mix.block * share * (1 - share) / 4) ** 0.5
 
 
 def test_rows_are_located_in_any_order_and_far_ahead():
@@ -69,7 +70,7 @@ def test_rows_are_located_in_any_order_and_far_ahead():
     far = 2**45 + np.arange(10)
     corpora, numbers = mix.locate(far)
     assert np.array_equal(np.stack(mix_of((0.6, 0.4)).locate(far)), [corpora, numbers])
-    assert [abs(number - far[0] * (0.6, 0.4)[corpus]) < 2 * mix.block for corpus, number in zip(corpora, numbers)]
+    assert (np.abs(numbers - far * np.array([0.6, 0.4])[corpora]) < 2 * mix.block).all()
 
 
 def test_blocks_and_seeds_have_orders_of_their_own():
