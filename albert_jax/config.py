@@ -223,7 +223,10 @@ class DataConfig:
         )
         for weight in self.corpus_weights:
             require(
-                weight > 0, "data.corpus_weights", self.corpus_weights, "must all be above 0; leave such a corpus out"
+                0 < weight < math.inf,
+                "data.corpus_weights",
+                self.corpus_weights,
+                "must all be above 0, and finite; leave a corpus out instead of weight 0",
             )
         require(
             not self.sources or self.held_out_fraction > 0,
