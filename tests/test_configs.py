@@ -322,9 +322,7 @@ def test_a_run_from_before_mixing_has_no_differences(config):
     del saved["data"]["corpus_weights"]
     assert differences(saved, config) == []
     weighted = dataclasses.replace(config.data, corpus=("c", "d"), corpus_weights=(1.0, 2.0))
-    assert differences(saved, dataclasses.replace(config, data=weighted)) == [
-        "data.corpus_weights: [] -> [1.0, 2.0]"
-    ]
+    assert differences(saved, dataclasses.replace(config, data=weighted)) == ["data.corpus_weights: [] -> [1.0, 2.0]"]
 
 
 def test_corpora_and_weights_are_given_on_the_command_line(config):

@@ -128,16 +128,15 @@ def with_slots(features: Features) -> Features:
 def fill_rows(
     features: Features, filled: np.ndarray, rows: np.ndarray, starts: np.ndarray, shard: int, text: Text, rules: Rules,
     mask_rules: MaskRules, layout: Layout, key: np.uint64,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Adds examples of one shard to the features (see `with_slots`), each behind what its row holds already.
 
     `rows` int64 [examples] are theirs, and `starts` int64 [examples, 3] holds document, sentence and token of each.
-    `filled` int64 [B, 3] counts the sequences, tokens and predictions of every row, and is brought up to date. Returns
-    the largest id that the text holds. Raises `BrokenOffsets` for examples that are not what was planned.
+    `filled` int64 [B, 3] counts the sequences, tokens and predictions of every row, and is brought up to date. Raises
+    `BrokenOffsets` for examples that are not what was planned.
     """
     packed = features.position_ids.shape[1] > 0
     slots, places = features.sentence_order_labels.shape[1], features.input_ids.shape[1]
-    largest = 0
     for index in range(len(rows)):
         row = rows[index]
         slot, begin, predicted = filled[row]
@@ -154,8 +153,6 @@ def fill_rows(
         ids[1 + first] = layout.sep_id
         ids[2 + first : 2 + first + second] = text.tokens[pair.b : pair.b_end]
         ids[length - 1] = layout.sep_id
-        for piece in ids:
-            largest = max(largest, piece)
         features.token_type_ids[row, begin + 2 + first : end] = 1
         features.attention_mask[row, begin:end] = slot + 1
         if packed:
@@ -173,4 +170,3 @@ def fill_rows(
         positions[:count] += begin
         features.masked_lm_weights[row, predicted : predicted + count] = 1.0
         filled[row] = (slot + 1, end, predicted + count)
-    return largest

@@ -262,7 +262,7 @@ class PretrainingBatches:
             local = examples[chosen] - plan.first[shard]
             starts = np.stack([part[local].astype(np.int64) for part in plan.starts[shard]], axis=1)
             try:
-                largest = fill_rows(
+                fill_rows(
                     features,
                     filled,
                     rows[within[chosen]],
@@ -276,8 +276,12 @@ class PretrainingBatches:
                 )
             except BrokenOffsets:
                 raise self._damaged(shard, "offsets lead out of it") from None
-            if largest >= self._vocab_size:
-                raise self._damaged(shard, f"id {largest:,} is outside the vocabulary of {self._vocab_size:,}")
+        largest = features.input_ids.max(initial=0)
+        if largest >= self._vocab_size:
+            row, place = np.argwhere(features.input_ids == largest)[0]
+            slot = int(features.attention_mask[row, place]) - 1
+            shard = features.origin[row, slot, 0] - self._first_shard
+            raise self._damaged(shard, f"id {largest:,} is outside the vocabulary of {self._vocab_size:,}")
 
     def _damaged(self, shard: int, found: str) -> UserError:
         return UserError(

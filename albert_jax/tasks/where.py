@@ -118,7 +118,8 @@ def phase_positions(config: PretrainConfig, directory: Path, step: int) -> tuple
         for path in config.data.corpus
     )
     record = directory / DATA_FILE
-    if record.exists() and json.loads(record.read_text()).get("corpus") != corpus_fingerprint(corpora):
+    # As it was written; whatever else is there is not this corpus.
+    if record.exists() and f'"corpus": "{corpus_fingerprint(corpora)}"' not in record.read_text(errors="replace"):
         raise UserError(
             f"{directory}: was trained with another corpus than is now at {' and '.join(config.data.corpus)}; restore "
             "that one"
