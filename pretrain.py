@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,9 +50,11 @@ from albert_jax.stopping import StopRequest
 from albert_jax.tasks.pretraining import (
     batch_shapes,
     corpus_fingerprint,
+    describe_corpora,
     held_out_evaluators,
     open_inputs,
     phase_batches,
+    position,
     prediction_places,
     pretraining_objective,
     sequence_places,
@@ -88,6 +90,8 @@ class Command:
     config: Annotated[PretrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     dry_run: bool = False
     """Print parameters, FLOPs, memory per device, tokens and estimated time, and train nothing."""
+    verify: bool = False
+    """Read every token of the corpora first and compare every checksum (sets data.verify_checksums)."""
     distributed: DistributedOptions = field(default_factory=DistributedOptions)
     scale_to_batch_size: int | None = None
     """Change the recipe to this global batch by LAMB's rules: learning rate with its square root, warm-up's share of
@@ -104,6 +108,8 @@ def main() -> int | None:
     config = command.config
     if command.scale_to_batch_size is not None:
         config = scale_to_batch_size(config, command.scale_to_batch_size)
+    if command.verify:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, verify_checksums=True))
     if command.dry_run:
         print(dry_run_report(config))
         return None
@@ -135,6 +141,17 @@ def pretrain(config: PretrainConfig) -> int | None:
         directory.release()
 
 
+class Pending(NamedTuple):
+    """What a log line is made of."""
+
+    step: int
+    sums: dict[str, jax.Array]
+    seconds: float
+    phase: Phase
+    epochs: dict[str, float]
+    interval: Interval
+
+
 @dataclass
 class Run:
     """Everything that the loop needs, made once."""
@@ -144,8 +161,8 @@ class Run:
     directory: RunDirectory
     stop: StopRequest
     tokenizer: AlbertTokenizer
-    corpus: Corpus
-    held_out: Corpus
+    corpora: tuple[Corpus, ...]
+    held_out: tuple[Corpus, ...]
     create: Callable[[], TrainState]
     abstract: TrainState
     state: TrainState
@@ -162,9 +179,8 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     seconds: float = 0.0
     """Training time of the interval under way, without evaluation and saving."""
-    pending: tuple[int, dict[str, jax.Array], float, Phase, Interval] | None = None
-    """Step, sums, seconds and timings of an interval that has just ended, until a step later its sums have arrived: the
-    loop never waits for them."""
+    pending: Pending | None = None
+    """The interval that has just ended, until a step later its sums have arrived: the loop never waits for them."""
 
 
 def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: StopRequest) -> Run:
@@ -173,9 +189,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
         if config.data.sources and distributed.is_first():
             build_inputs(config)
     with distributed.failing_together():
-        tokenizer, corpus, held_out = open_inputs(config)
+        tokenizer, corpora, held_out = open_inputs(config)
         first_phase = config.phases.phases[0]
-        batches = training_batches(config, tokenizer, corpus, first_phase)
+        batches = training_batches(config, tokenizer, corpora, first_phase)
 
     # ---- what learns: shapes, then shardings, then arrays
     objective = pretraining_objective(config.model, config.compute)
@@ -195,7 +211,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
     with distributed.failing_together():
         if distributed.is_first():
             directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
-            fingerprints = {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpus)}
+            fingerprints = {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpora)}
             directory.save_description(config, config.model, tokenizer, fingerprints)
     checkpoints, latest, passed_over = open_checkpoints(config, directory)
     state = create() if latest is None else checkpoints.load(latest, abstract)
@@ -208,10 +224,9 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
         f"tensor {mesh.shape['tensor']})"
         + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
         + f"\npeak       {peak / 1e12:.3g} TFLOP/s per device ({source})\n"
-        f"corpus     {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens; one epoch is "
-        f"{batches.epoch(0).examples:,} sequences in {batches.epoch(0).size:,} rows of "
-        f"{first_phase.sequence_length}\n"
-        f"held out   {held_out.num_documents:,} documents, {held_out.num_tokens:,} tokens; unigram entropy "
+        + "".join(f"corpus     {line}\n" for line in describe_corpora(corpora, batches))
+        + f"held out   {sum(c.num_documents for c in held_out):,} documents, {sum(c.num_tokens for c in held_out):,} "
+        "tokens; unigram entropy "
         f"{unigram_entropy(held_out):.3f} nats\n"
         f"run        {config.phases.total_steps:,} steps in {directory.path}, "
         + ("from scratch" if latest is None else f"continued from step {latest:,}")
@@ -224,7 +239,7 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
         directory=directory,
         stop=stop,
         tokenizer=tokenizer,
-        corpus=corpus,
+        corpora=corpora,
         held_out=held_out,
         create=create,
         abstract=abstract,
@@ -278,7 +293,7 @@ def build_inputs(config: PretrainConfig) -> None:
     encode_corpus(
         data.sources,
         Path(data.tokenizer),
-        Path(data.corpus),
+        Path(data.corpus[0]),
         do_lower_case=data.do_lower_case,
         held_out_fraction=data.held_out_fraction,
     )
@@ -302,7 +317,7 @@ def train_from(run: Run, step: int) -> int | None:
             continue
         run.watch.start()
         evaluators = evaluators_of(run, phase)
-        batches = training_batches(config, run.tokenizer, run.corpus, phase, run.order)
+        batches = training_batches(config, run.tokenizer, run.corpora, phase, run.order)
         previous = None
         for batch in run.watch.waiting(phase_batches(config, batches, phase, run.mesh, step)):
             stopping = run.stop.look()
@@ -328,7 +343,7 @@ def train_from(run: Run, step: int) -> int | None:
             run.tracker.advance(step)
 
             if step % config.log_every == 0 or step == config.phases.total_steps:
-                log(run, step, phase)
+                log(run, step, phase, position(batches, phase, step))
 
         require_progress(run, previous, step)
 
@@ -451,10 +466,10 @@ def stopped(run: Run, step: int) -> None:
     run.tracker.say(f"stopped    on {run.stop.name} at step {step:,}, saved; the same command continues the run")
 
 
-def log(run: Run, step: int, phase: Phase) -> None:
+def log(run: Run, step: int, phase: Phase, epochs: dict[str, float]) -> None:
     """Takes the sums of the interval that ends here; `flush_log` writes them when they have arrived."""
     run.seconds += run.clock.lap()
-    run.pending = (step, run.state.sums, run.seconds, phase, run.watch.interval())
+    run.pending = Pending(step, run.state.sums, run.seconds, phase, epochs, run.watch.interval())
     run.state = dataclasses.replace(run.state, sums=run.fresh_sums())
     run.seconds = 0.0
 
@@ -462,7 +477,7 @@ def log(run: Run, step: int, phase: Phase) -> None:
 def flush_log(run: Run) -> None:
     if run.pending is None:
         return
-    step, sums, seconds, phase, interval = run.pending
+    step, sums, seconds, phase, epochs, interval = run.pending
     run.pending = None
     config = run.config
     sums = {name: float(value) for name, value in jax.device_get(sums).items()}
@@ -476,7 +491,7 @@ def flush_log(run: Run) -> None:
     tokens_per_second = sums["tokens"] / seconds
     left = (config.phases.total_steps - step) * seconds / steps
     values = {f"train/{name}": value for name, value in summarize(sums).items()}
-    values |= {
+    values |= epochs | {
         "train/learning_rate": rate,
         "train/gradient_norm": sums["gradient_norm"] / max(steps - sums["skipped"], 1),
         "train/skipped": sums["skipped"],
@@ -509,8 +524,8 @@ def flush_log(run: Run) -> None:
         step,
         values,
         f"step {step:>7,}/{config.phases.total_steps:,}  {shown}  lr {rate:.2e}  "
-        f"{tokens_per_second:,.0f} tokens/s  padding {values['train/padding']:.1%}  MFU {mfu:.1%}  "
-        f"left {duration(left)}{remarks}",
+        f"epoch {epochs['data/epoch']:.2f}  {tokens_per_second:,.0f} tokens/s  "
+        f"padding {values['train/padding']:.1%}  MFU {mfu:.1%}  left {duration(left)}{remarks}",
     )
     if before := run.watch.grown(interval.host_memory):
         run.tracker.say(f"memory     of the host grew from {before / 1e6:,.0f} to {interval.host_memory / 1e6:,.0f} MB")

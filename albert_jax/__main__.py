@@ -211,6 +211,21 @@ class Info:
     """Step of a run; its latest by default."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """How far a pretraining run is in its data: epochs, documents and tokens of each corpus.
+
+    Example: albert-jax where runs/sample
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], _shown_as("RUN")]
+    """Run directory of pretrain.py, running or finished; it is only read."""
+    step: Annotated[int | None, _shown_as("N")] = None
+    """After this many steps; by default where the run stands."""
+    json: bool = False
+    """One JSON object instead of lines for people."""
+
+
 Command = (
     Annotated[FillMask, tyro.conf.subcommand("fill-mask")]
     | Annotated[Embed, tyro.conf.subcommand("embed")]
@@ -220,6 +235,7 @@ Command = (
     | Annotated[Choose, tyro.conf.subcommand("choose")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Where, tyro.conf.subcommand("where")]
 )
 
 
@@ -243,6 +259,7 @@ def main() -> None:
         Choose: choose,
         Convert: convert,
         Info: info,
+        Where: where,
     }
     actions[type(command)](command)
     with _written():
@@ -495,6 +512,19 @@ def info(command: Info) -> None:
     rows += [(f"config.{name}", _shown(value)) for name, value in values["config"].items()]
     output.add(values, rows)
     output.close()
+
+
+def where(command: Where) -> None:
+    import dataclasses
+
+    from albert_jax.tasks.where import position_lines, run_position
+
+    position = run_position(command.run, command.step)
+    with _written():
+        if command.json:
+            print(json.dumps(dataclasses.asdict(position)))
+        else:
+            print("\n".join(position_lines(position)))
 
 
 def _shown(value: Any) -> str:

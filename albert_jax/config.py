@@ -170,10 +170,13 @@ def albert_config(size: Literal["base", "large", "xlarge", "xxlarge"], version: 
 class DataConfig:
     """What is read, and the objective that is made of it."""
 
-    corpus: str
-    """Folder written by data/encode_corpus.py."""
+    corpus: tuple[str, ...]
+    """Folders written by data/encode_corpus.py; several are mixed."""
     tokenizer: str
-    """SentencePiece model that the corpus was encoded with (spiece.model)."""
+    """SentencePiece model that every corpus was encoded with (spiece.model)."""
+    corpus_weights: tuple[float, ...] = ()
+    """How many rows come from each corpus, relative to the others. Empty: in proportion to the rows that each has, as
+    if they were one."""
     do_lower_case: bool = True
     sources: tuple[str, ...] = ()
     """Raw text (files, globs, hf:..., tfds:...) to train the vocabulary and encode the corpus from where these do not
@@ -192,14 +195,39 @@ class DataConfig:
     pack_sequences: bool = True
     """Several pairs per row, each with the outputs and losses that it has in a row of its own, so that next to nothing
     is padding. False: one pair per row, as in Google's code."""
-    verify_checksums: bool = True
-    """Read every shard once at the start and compare its SHA-256 with the manifest."""
+    verify_checksums: bool = False
+    """Read every token once at the start and compare each file's SHA-256 with the manifest (`pretrain.py --verify`).
+    Sizes, offsets and samples of the tokens are compared in any case."""
     threads: int = 2
     """Threads that prepare batches ahead of the device; the batches do not depend on it."""
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
+        require(
+            not isinstance(self.corpus, str), "data.corpus", self.corpus, f"must be a tuple; write ({self.corpus!r},)"
+        )
         check_fields(self, "data.")
+        require(len(self.corpus) > 0, "data.corpus", self.corpus, "needs at least one folder")
+        require(
+            not self.sources or len(self.corpus) == 1,
+            "data.sources",
+            self.sources,
+            f"make one corpus, and data.corpus names {len(self.corpus)}; encode each with data/encode_corpus.py, with "
+            "the same tokenizer, and leave data.sources empty",
+        )
+        require(
+            len(self.corpus_weights) in (0, len(self.corpus)),
+            "data.corpus_weights",
+            self.corpus_weights,
+            f"must have a weight for each of the {len(self.corpus)} folders of data.corpus, or none",
+        )
+        for weight in self.corpus_weights:
+            require(
+                0 < weight < math.inf,
+                "data.corpus_weights",
+                self.corpus_weights,
+                "must all be above 0, and finite; leave a corpus out instead of weight 0",
+            )
         require(
             not self.sources or self.held_out_fraction > 0,
             "data.held_out_fraction",
@@ -435,8 +463,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
-        paths = {"run_dir": self.run_dir, "data.corpus": self.data.corpus, "data.tokenizer": self.data.tokenizer}
-        for name, path in paths.items():
+        paths = [("run_dir", self.run_dir), ("data.tokenizer", self.data.tokenizer)]
+        for name, path in paths + [("data.corpus", path) for path in self.data.corpus]:
             require(path != "", name, path, "must be a path")
         # TensorStore, below Orbax, takes a backslash for a slash and would write somewhere else.
         require("\\" not in self.run_dir, "run_dir", self.run_dir, "must not contain a backslash")
@@ -535,10 +563,12 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(saved: Any, config: Any) -> list[str]:
     """Lines "field: saved -> now" for the fields that may not change within a run (see `CHANGEABLE_FIELDS`)."""
-    # A run from before a field of the model existed had what is now its default.
+    # A run from before a field of the model, or mixing, existed had what is now its default.
     before, now = flatten(saved), flatten(config)
     if any(name.startswith("model.") for name in before):
         before = flatten({"model": AlbertConfig()}) | before
+    if "data.corpus" in before:
+        before = {"data.corpus_weights": []} | before
     fixed = (
         name
         for name in before | now
@@ -609,6 +639,35 @@ def save_json(config: Any, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     temporary.replace(path)
+
+
+def read_pretrain_config(path: Path) -> PretrainConfig:
+    """The configuration that `save_json` wrote, also before fields existed that have defaults now."""
+    try:
+        values = json.loads(path.read_text())
+        # One corpus was a plain string before there were mixes.
+        if isinstance(values["data"]["corpus"], str):
+            values["data"]["corpus"] = [values["data"]["corpus"]]
+        parts = dict(
+            data=DataConfig,
+            model=AlbertConfig,
+            phases=PhasesConfig,
+            optimizer=OptimizerConfig,
+            mesh=MeshConfig,
+            compute=ComputeConfig,
+        )
+        made = {name: part(**_tuples(values[name])) for name, part in parts.items()}
+        return PretrainConfig(**_tuples(values) | made)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the configuration of a pretraining run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def parse_command(command: type, default: Any, arguments: Sequence[str], program: str) -> Any:

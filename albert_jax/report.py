@@ -11,6 +11,7 @@ from albert_jax.config import Phase, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.flops import PEAK_FLOPS, activation_bytes_per_sequence, training_flops_per_sequence
 from albert_jax.inputs.corpus import open_corpus
+from albert_jax.inputs.mixing import shares_of
 from albert_jax.model import initialize
 from albert_jax.sharding import AXES, check_batch, make_mesh, named, parameter_specs
 from albert_jax.tasks.pretraining import prediction_places, sequence_places
@@ -115,11 +116,18 @@ def _settings(config: PretrainConfig, tokens: int) -> list[str]:
 
 
 def _corpus(config: PretrainConfig, tokens: int) -> str:
-    directory = config.data.corpus
-    if not Path(directory).exists():
-        return f"{directory} does not exist yet"
-    size = open_corpus(directory, "train", tokenizer_fingerprint=None, verify=False).num_tokens
-    return f"{directory}: {si(size)} tokens, which the run reads about {tokens / size:.3g} times"
+    weights = config.data.corpus_weights
+    for directory in config.data.corpus:
+        if not Path(directory).exists():
+            return f"{directory} does not exist yet"
+    sizes = [
+        open_corpus(directory, "train", tokenizer_fingerprint=None, verify=False).num_tokens
+        for directory in config.data.corpus
+    ]
+    return "; ".join(
+        f"{directory}: {si(size)} tokens, which the run reads about {float(share) * tokens / size:.3g} times"
+        for directory, size, share in zip(config.data.corpus, sizes, shares_of(weights or sizes), strict=True)
+    )
 
 
 def _estimate(config: PretrainConfig, devices: Devices, total_flops: float) -> tuple[str, str, str, str]:

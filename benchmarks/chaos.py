@@ -44,7 +44,7 @@ def get_config():
     return PretrainConfig(
         run_dir="run",
         data=DataConfig(sources=({str(ROOT / "data" / "sample")!r} + "/*.txt",), tokenizer="vocab/spiece.model",
-                        corpus="corpus", held_out_fraction=0.1),
+                        corpus=("corpus",), held_out_fraction=0.1),
         model=AlbertConfig(vocab_size=2000, embedding_size=16, hidden_size=32, num_hidden_layers=2,
                            num_attention_heads=2, intermediate_size=64, max_position_embeddings=64,
                            hidden_dropout_prob=0.1),

@@ -177,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         corpus, tokenizer = open_inputs(arguments, Path(temporary))
         config = DataConfig(
-            "",
+            ("synthetic",),
             "",
             max_predictions_per_sequence=arguments.max_predictions,
             pack_sequences=arguments.pack_sequences,

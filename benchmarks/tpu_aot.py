@@ -276,11 +276,11 @@ def pretraining(
         sample.data,
         sources=(str(ROOT / "data" / "sample" / "*.txt"),),
         tokenizer=str(folder / "vocab" / "spiece.model"),
-        corpus=str(folder / "corpus"),
+        corpus=(str(folder / "corpus"),),
     )
     sample = replace(sample, data=data)
     build_inputs(sample)
-    tokenizer, corpus, _ = open_inputs(sample)
+    tokenizer, corpora, _ = open_inputs(sample)
 
     config = paper_recipe("runs/tpu_aot", albert_config(size, version=2))
     compute = ComputeConfig(arguments.dtype, arguments.remat, arguments.attention)
@@ -304,7 +304,7 @@ def pretraining(
         parts = next((n for n in divisors if needed(n) <= USABLE_MEMORY * chip.memory), sequences)
     check_batch(arguments.batch_size, parts, mesh, "batch_size")
     config = with_parts(parts)
-    return config, training_batches(config, tokenizer, corpus, config.phases.phases[0])
+    return config, training_batches(config, tokenizer, corpora, config.phases.phases[0])
 
 
 def compile_step(config: PretrainConfig, batches: Any, mesh: Any) -> tuple[Any, Any]:

@@ -117,7 +117,7 @@ def synthetic_batch(sequences: int, length: int, seed: int = 0, packed: bool = F
     """Arrays [sequences, ...] as pretraining makes them from text: two segments that fill the row, 15 % of the tokens
     to be predicted, as many in each row, of which most are [MASK]. Pieces are random, as frequent as Zipf's law has
     them. `packed` are the same with the arrays of rows that could hold several sequences."""
-    config = DataConfig("", "", short_sequence_probability=0.0, pack_sequences=packed)
+    config = DataConfig(("synthetic",), "", short_sequence_probability=0.0, pack_sequences=packed)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "corpus"
         _write_corpus(directory, max(4 * sequences, 64), length - SPECIAL_TOKENS, seed)

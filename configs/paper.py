@@ -22,7 +22,7 @@ def paper_recipe(run_dir: str, model: AlbertConfig) -> PretrainConfig:
         data=DataConfig(
             # Wikipedia and BookCorpus, about 16 GB of text, and a vocabulary of 30,000 pieces (section 4.1);
             # docs/data.md says how to build both.
-            corpus="corpora/wikipedia_books",
+            corpus=("corpora/wikipedia_books",),
             tokenizer="corpora/vocab/spiece.model",
             do_lower_case=True,  # create_pretraining_data.py
             sentence_objective="sop",  # section 3.1

@@ -209,7 +209,7 @@ def test_auto_knows_the_gpus_that_cudnns_kernel_runs_on(capability, chosen, monk
 def pretraining(model, compute, length=512):
     return PretrainConfig(
         run_dir="run",
-        data=DataConfig(corpus="corpus", tokenizer="spiece.model"),
+        data=DataConfig(corpus=("corpus",), tokenizer="spiece.model"),
         model=model,
         phases=PhasesConfig(steps=(10,), sequence_length=(length,), batch_size=(8,)),
         optimizer=OptimizerConfig(warmup_steps=1),

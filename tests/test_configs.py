@@ -230,8 +230,18 @@ def test_cap_on_predictions_is_lifted_from_the_command_line(config):
         (lambda: OptimizerConfig(peak_learning_rate=0), "optimizer.peak_learning_rate"),
         (lambda: OptimizerConfig(beta_1=1.0), "optimizer.beta_1"),
         (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps"),
-        (lambda: DataConfig("c", "t", masked_lm_probability=0.0), "data.masked_lm_probability"),
-        (lambda: DataConfig("c", "t", max_predictions_per_sequence=0), "data.max_predictions_per_sequence"),
+        (lambda: DataConfig(("c",), "t", masked_lm_probability=0.0), "data.masked_lm_probability"),
+        (lambda: DataConfig(("c",), "t", max_predictions_per_sequence=0), "data.max_predictions_per_sequence"),
+        (lambda: DataConfig("c", "t"), "data.corpus"),
+        (lambda: DataConfig((), "t"), "data.corpus"),
+        (lambda: run_with(data=DataConfig(("c", ""), "t")), "data.corpus"),
+        (lambda: DataConfig(("c", "d"), "t", corpus_weights=(1.0,)), "data.corpus_weights"),
+        (lambda: DataConfig(("c",), "t", corpus_weights=(1.0, 2.0)), "data.corpus_weights"),
+        (lambda: DataConfig(("c", "d"), "t", corpus_weights=(1.0, 0.0)), "data.corpus_weights"),
+        (lambda: DataConfig(("c", "d"), "t", corpus_weights=(1.0, -2.0)), "data.corpus_weights"),
+        (lambda: DataConfig(("c", "d"), "t", corpus_weights=(1.0, float("inf"))), "data.corpus_weights"),
+        (lambda: DataConfig(("c", "d"), "t", corpus_weights=(1.0, float("nan"))), "data.corpus_weights"),
+        (lambda: DataConfig(("c", "d"), "t", sources=("text",)), "data.sources"),
         (lambda: AlbertConfig(hidden_size=100), "model.hidden_size"),
         (lambda: AlbertConfig(num_hidden_groups=13), "model.num_hidden_groups"),
         (lambda: AlbertConfig(hidden_dropout_prob=1.0), "model.hidden_dropout_prob"),
@@ -249,7 +259,7 @@ def test_value_that_makes_no_sense_is_refused_by_name(make, field):
 
 
 def run_with(**fields) -> PretrainConfig:
-    known = dict(data=DataConfig("corpus", "spiece.model"), model=AlbertConfig(), phases=PhasesConfig())
+    known = dict(data=DataConfig(("corpus",), "spiece.model"), model=AlbertConfig(), phases=PhasesConfig())
     return PretrainConfig("runs/test", **(known | fields))
 
 
@@ -304,6 +314,20 @@ def test_differences_name_a_field_that_only_one_of_two_versions_has(config):
     saved["model"]["net_structure_type"] = 0
     del saved["seed"]
     assert differences(saved, config) == ["model.net_structure_type: 0 -> (absent)", "seed: (absent) -> 0"]
+
+
+def test_a_run_from_before_mixing_has_no_differences(config):
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    saved["data"]["corpus"] = saved["data"]["corpus"][0]
+    del saved["data"]["corpus_weights"]
+    assert differences(saved, config) == []
+    weighted = dataclasses.replace(config.data, corpus=("c", "d"), corpus_weights=(1.0, 2.0))
+    assert differences(saved, dataclasses.replace(config, data=weighted)) == ["data.corpus_weights: [] -> [1.0, 2.0]"]
+
+
+def test_corpora_and_weights_are_given_on_the_command_line(config):
+    data = parse(config, "--data.corpus", "a", "b", "--data.corpus_weights", "1", "2.5").data
+    assert (data.corpus, data.corpus_weights) == (("a", "b"), (1.0, 2.5))
 
 
 def test_configuration_loads_without_jax():

@@ -89,7 +89,7 @@ def finished(text, tmp_path_factory):
         data=DataConfig(
             sources=(str(text),),
             tokenizer=str(folder / "spiece.model"),
-            corpus=str(folder / "corpus"),
+            corpus=(str(folder / "corpus"),),
             held_out_fraction=0.2,
         ),
         model=dataclasses.replace(TINY, hidden_act="gelu"),

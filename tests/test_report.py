@@ -27,7 +27,7 @@ PARAMETERS = {"base": 11_813_810, "large": 17_847_474, "xlarge": 59_021_490, "xx
 
 def planned(**fields) -> PretrainConfig:
     known = dict(
-        data=DataConfig("no/such/corpus", "spiece.model", max_predictions_per_sequence=20),
+        data=DataConfig(("no/such/corpus",), "spiece.model", max_predictions_per_sequence=20),
         model=AlbertConfig(),
         phases=PhasesConfig(),
     )
@@ -67,7 +67,7 @@ def test_work_is_tokens_and_flops_per_phase_and_in_all():
 
 
 def test_rows_of_one_sequence_have_googles_places_and_take_less_memory():
-    alone = DataConfig("no/such/corpus", "spiece.model", max_predictions_per_sequence=20, pack_sequences=False)
+    alone = DataConfig(("no/such/corpus",), "spiece.model", max_predictions_per_sequence=20, pack_sequences=False)
     lines = dry_run_report(planned(data=alone)).splitlines()
     assert lines[lines.index("") + 2].split() == "1 125,000 4,096 512 20 262 G 529 M 1.11e+15 1.39e+20".split()
     memory = [float(row(report, "64 x H100").split()[4]) for report in ("\n".join(lines), dry_run_report(planned()))]
@@ -127,7 +127,7 @@ def test_epochs_are_told_where_the_corpus_exists(tmp_path):
         shards[split] = [writer.close()]
     tokenizer = {"fingerprint": "0" * 64, "vocab_size": 30_000}
     write_manifest(tmp_path, shards=shards, documents_left_out=0, tokenizer=tokenizer, build={})
-    data = DataConfig(str(tmp_path), "spiece.model")
+    data = DataConfig((str(tmp_path),), "spiece.model")
     report = dry_run_report(planned(data=data, phases=PhasesConfig(steps=(3125,), batch_size=(64,))))
     assert row(report, "corpus").endswith(": 1 k tokens, which the run reads about 1.02e+05 times")
 

@@ -32,12 +32,15 @@ DTYPES = {
     "documents": np.dtype("<u4"),  # which sentence each document begins with
 }
 MAX_SHARD_TOKENS = 2**32 - 1  # offsets are uint32
+OFFSETS = ("sentences", "documents")
+SAMPLES = "samples"  # beside the parts in a shard's sha256: of some blocks of its tokens; not in older corpora
+SAMPLED_BLOCKS, SAMPLED_TOKENS = 16, 1024  # evenly spaced, the first and the last included; tokens of each
 _REBUILD = "build the corpus again with data/encode_corpus.py"
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard as the manifest lists it: counts, and the sha256 in hex of each of its three files."""
+    """A shard as the manifest lists it: counts, and the sha256 in hex of each of its three files and of `SAMPLES`."""
 
     name: str
     tokens: int
@@ -69,6 +72,16 @@ class Corpus:
     split: str
     manifest: Mapping[str, Any]
     shards: tuple[Shard, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the counts and checksums of every shard of both splits; the same whether or not there are
+        samples."""
+        splits = {
+            split: content | {"shards": [_without_samples(entry) for entry in content["shards"]]}
+            for split, content in self.manifest["splits"].items()
+        }
+        return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
     @property
     def num_tokens(self) -> int:
@@ -119,7 +132,9 @@ class ShardWriter:
             # Not synced to the disk, for speed: should the power fail, `open_corpus` finds the damage.
             file.close()
             os.replace(file.name, shard_path(self.directory, self.name, part))
-        return ShardRecord(self.name, **counts, sha256={part: h.hexdigest() for part, h in self._hashes.items()})
+        tokens = np.memmap(shard_path(self.directory, self.name, "tokens"), DTYPES["tokens"], mode="r")
+        sha256 = {part: h.hexdigest() for part, h in self._hashes.items()} | {SAMPLES: _sample(tokens)}
+        return ShardRecord(self.name, **counts, sha256=sha256)
 
     def abandon(self) -> None:
         """Closes the files and removes what was written."""
@@ -200,13 +215,23 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str | None, verify: bool) -> Corpus:
+def open_corpus(
+    directory: str | Path,
+    split: str,
+    *,
+    tokenizer_fingerprint: str | None,
+    verify: bool,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Corpus:
     """Maps one split of a corpus into memory.
 
     Args:
         split: "train" or "held_out".
         tokenizer_fingerprint: the reader's `AlbertTokenizer.fingerprint`; None skips the comparison.
-        verify: also reads every byte: checksums, ids below vocab_size. Sizes and offsets are always checked.
+        verify: also reads every token: checksums, ids below vocab_size. Sizes, offsets with their checksums and, where
+            the manifest has them, samples of the tokens are always checked.
+        process_index, process_count: of the shards to verify, this process reads its share.
 
     Raises:
         UserError: naming the file, what was found and the fix, for anything that is not an intact corpus.
@@ -228,8 +253,13 @@ def open_corpus(directory: str | Path, split: str, *, tokenizer_fingerprint: str
             + (" in more documents, or a larger held_out_fraction, in another folder" if split == "held_out" else "")
         )
     shards = tuple(_open_shard(directory, record) for record in records)
+    vocab_size = manifest["tokenizer"]["vocab_size"]
+    jobs = [(record, shard, part) for record, shard in zip(records, shards, strict=True) for part in OFFSETS]
     if verify:
-        _verify(directory, records, shards, manifest["tokenizer"]["vocab_size"])
+        pairs = list(zip(records, shards, strict=True))[process_index::process_count]
+        jobs += [(record, shard, "tokens") for record, shard in pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda job: _verify(directory, *job, vocab_size), jobs))
     return Corpus(directory, split, manifest, shards)
 
 
@@ -315,24 +345,31 @@ def _open_shard(directory: Path, record: ShardRecord) -> Shard:
         if not np.all(arrays[part][1:] > arrays[part][:-1]):
             path = shard_path(directory, record.name, part)
             raise UserError(f"{path}: altered, offsets do not increase; restore it or {_REBUILD}")
+    if SAMPLES in record.sha256 and _sample(arrays["tokens"]) != record.sha256[SAMPLES]:
+        path = shard_path(directory, record.name, "tokens")
+        raise UserError(f"{path}: altered, samples of it are not those of the manifest; restore it or {_REBUILD}")
     return Shard(record.name, **arrays)
 
 
-def _verify(directory: Path, records: list[ShardRecord], shards: tuple[Shard, ...], vocab_size: int) -> None:
-    def check(job: tuple[ShardRecord, Shard, str]) -> None:
-        record, shard, part = job
-        path = shard_path(directory, record.name, part)
-        try:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or {_REBUILD}") from None
-        if digest != record.sha256[part]:
-            raise UserError(f"{path}: altered, its sha256 is not the manifest's; restore it or {_REBUILD}")
-        array = getattr(shard, part)
-        if part == "tokens" and array.max() >= vocab_size:
-            raise UserError(f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}")
+def _sample(tokens: np.ndarray) -> str:
+    """SHA-256 of a few blocks of a shard's tokens: cheap, and another file's are others."""
+    starts = np.linspace(0, max(0, len(tokens) - SAMPLED_TOKENS), SAMPLED_BLOCKS).astype(np.int64)
+    return hashlib.sha256(b"".join(tokens[start : start + SAMPLED_TOKENS].tobytes() for start in starts)).hexdigest()
 
-    jobs = [(record, shard, part) for record, shard in zip(records, shards, strict=True) for part in DTYPES]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(check, jobs))
+
+def _without_samples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "sha256": {part: digest for part, digest in entry["sha256"].items() if part != SAMPLES}}
+
+
+def _verify(directory: Path, record: ShardRecord, shard: Shard, part: str, vocab_size: int) -> None:
+    path = shard_path(directory, record.name, part)
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it or {_REBUILD}") from None
+    if digest != record.sha256[part]:
+        raise UserError(f"{path}: altered, its sha256 is not the manifest's; restore it or {_REBUILD}")
+    array = getattr(shard, part)
+    if part == "tokens" and array.max() >= vocab_size:
+        raise UserError(f"{path}: id {array.max()} is outside the vocabulary of {vocab_size:,}; {_REBUILD}")

@@ -8,7 +8,7 @@ from numba import njit
 
 from albert_jax.inputs.masking import MaskRules, mask_sequence
 from albert_jax.inputs.random import derive, stream
-from albert_jax.inputs.segments import SPECIAL_TOKENS, Rules, Text, make_pair
+from albert_jax.inputs.segments import SPECIAL_TOKENS, BrokenOffsets, Rules, Text, make_pair
 
 MASKING_STREAM = 1
 """What names a sequence's masking stream beside its segments' stream."""
@@ -45,7 +45,8 @@ class Features(NamedTuple):
     replacement_counts: np.ndarray
     """int32 [B, 3]: masked tokens that became [MASK], a random piece, or stayed, for the log."""
     origin: np.ndarray
-    """int64 [B, 3], packed [B, S, 3]: shard, document in the shard, token at which the chunk starts; -1 for none."""
+    """int64 [B, 3], packed [B, S, 3]: shard (of a mix, counted over its corpora), document in the shard, token at which
+    the chunk starts; -1 for none."""
 
 
 HOST_FIELDS = ("origin",)
@@ -131,9 +132,11 @@ def fill_rows(
     """Adds examples of one shard to the features (see `with_slots`), each behind what its row holds already.
 
     `rows` int64 [examples] are theirs, and `starts` int64 [examples, 3] holds document, sentence and token of each.
-    `filled` int64 [B, 3] counts the sequences, tokens and predictions of every row, and is brought up to date.
+    `filled` int64 [B, 3] counts the sequences, tokens and predictions of every row, and is brought up to date. Raises
+    `BrokenOffsets` for examples that are not what was planned.
     """
     packed = features.position_ids.shape[1] > 0
+    slots, places = features.sentence_order_labels.shape[1], features.input_ids.shape[1]
     for index in range(len(rows)):
         row = rows[index]
         slot, begin, predicted = filled[row]
@@ -142,6 +145,8 @@ def fill_rows(
         first, second = pair.a_end - pair.a, pair.b_end - pair.b
         length = first + second + SPECIAL_TOKENS
         end = begin + length
+        if slot >= slots or end > places:
+            raise BrokenOffsets
         ids = features.input_ids[row, begin:end]
         ids[0] = layout.cls_id
         ids[1 : 1 + first] = text.tokens[pair.a : pair.a_end]

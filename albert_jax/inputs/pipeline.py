@@ -7,7 +7,7 @@ are: a host asks for its rows of a global batch and gets those.
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,13 +19,16 @@ from albert_jax.errors import UserError
 from albert_jax.inputs.corpus import Corpus
 from albert_jax.inputs.features import Features, Layout, empty_features, fill_rows, max_predictions, with_slots
 from albert_jax.inputs.masking import MaskRules
+from albert_jax.inputs.mixing import Mix
 from albert_jax.inputs.random import key_of, permutation
 from albert_jax.inputs.rows import arrange, max_sequences, row_patterns
-from albert_jax.inputs.segments import OBJECTIVES, SPECIAL_TOKENS, Rules, Text, plan
+from albert_jax.inputs.segments import OBJECTIVES, SPECIAL_TOKENS, BrokenOffsets, Rules, Text, plan
 from albert_jax.tokenizer import AlbertTokenizer
 
 ORDER, ROWS = 2**32, 2**32 + 1
 """What names the streams of an epoch's orders of examples and of rows beside those of its shards."""
+MIX, CORPORA = 2**33, 2**34
+"""What names the stream of a mix beside those of row lengths, and those of its corpora but the first beside epochs."""
 
 
 class EpochPlan(NamedTuple):
@@ -62,6 +65,27 @@ class EpochPlan(NamedTuple):
         return np.repeat(np.arange(len(places)), counts), self.order[np.repeat(begins, counts) + within]
 
 
+class Reading(NamedTuple):
+    """What the first rows of a corpus, in the order of training, hold."""
+
+    epoch: int
+    """The epoch that the last row belongs to."""
+    epoch_rows: int
+    """Rows of that epoch."""
+    read_rows: int
+    """Those of them that are among the first rows: at least 1, unless there are no rows at all."""
+    rows: int
+    sequences: int
+    tokens: int
+    """With [CLS] and [SEP], without padding."""
+    begun_documents: int
+    """Documents of which this epoch has read something."""
+
+    @property
+    def epochs(self) -> float:
+        return self.epoch + self.read_rows / self.epoch_rows
+
+
 class PretrainingBatches:
     """The examples of a corpus in rows of one length, epoch after epoch, in global batches of `batch_size` rows.
 
@@ -80,15 +104,19 @@ class PretrainingBatches:
         batch_size: int,
         seed: int,
         objective: str | None = None,
+        mixed_after: Sequence[Corpus] = (),
     ):
-        """`objective` stands in for `config.sentence_objective`."""
+        """`objective` stands in for `config.sentence_objective`. `mixed_after` are the corpora before this one in a
+        mix: it has random streams of its own, and the shards in `Features.origin` are counted from theirs on."""
         objective = objective or config.sentence_objective
         if objective == "nsp" and any(len(shard.documents) < 3 for shard in corpus.shards):
             raise UserError(
                 f"{corpus.directory}: next-sentence prediction needs at least two documents in every shard of the "
                 f"{corpus.split} split; use data.sentence_objective sop, or encode more documents"
             )
-        self.sequence_length, self.batch_size = sequence_length, batch_size
+        self.corpus, self.sequence_length, self.batch_size = corpus, sequence_length, batch_size
+        self._vocab_size = tokenizer.vocab_size
+        self._first_shard = sum(len(other.shards) for other in mixed_after)
         self.sequences = max_sequences(sequence_length) if config.pack_sequences else None
         masks = sequence_length, config.masked_lm_probability, config.max_predictions_per_sequence
         self.predictions = max_predictions(*masks, self.sequences)
@@ -124,6 +152,8 @@ class PretrainingBatches:
             sentence_weight=0.0 if objective == "none" else 1.0,
         )
         self._key = key_of(seed, sequence_length, OBJECTIVES[objective])
+        if mixed_after:
+            self._key = key_of(CORPORA + len(mixed_after), within=self._key)
         self._epoch_firsts = [0]
         self._plans: OrderedDict[tuple[int, int | None], EpochPlan] = OrderedDict()
         self._lock = threading.RLock()
@@ -157,12 +187,44 @@ class PretrainingBatches:
     def batch(self, step: int, rows: np.ndarray | None = None) -> Features:
         """Rows `rows` (all if None) of global batch `step`."""
         rows = np.arange(self.batch_size) if rows is None else rows
-        places = [self.locate(step * self.batch_size + int(row)) for row in rows]
         features = self.empty(len(rows))
-        for epoch in sorted({number for number, _ in places}):
-            chosen = np.array([row for row, (number, _) in enumerate(places) if number == epoch])
-            self._fill(features, chosen, self.epoch(epoch), np.array([places[row][1] for row in chosen]))
+        self.fill(features, np.arange(len(rows)), step * self.batch_size + rows)
         return features
+
+    def fill(self, features: Features, rows: np.ndarray, numbers: np.ndarray) -> None:
+        """Writes rows `numbers`, counted from the start of training, to the empty `rows` of the features."""
+        places = [self.locate(int(number)) for number in numbers]
+        for epoch in sorted({number for number, _ in places}):
+            chosen = np.array([index for index, (number, _) in enumerate(places) if number == epoch])
+            self._fill(features, rows[chosen], self.epoch(epoch), np.array([places[index][1] for index in chosen]))
+
+    def position(self, rows: int) -> tuple[int, int, int]:
+        """(epoch, rows of it that are read, rows that it has) once the first `rows` rows are read. Cheap: plans nothing
+        that reading them did not need."""
+        if rows == 0:
+            return 0, 0, self.epoch(0).size
+        epoch, place = self.locate(rows - 1)
+        return epoch, place + 1, self._epoch_firsts[epoch + 1] - self._epoch_firsts[epoch]
+
+    def reading(self, rows: int) -> Reading:
+        """What the first `rows` rows hold, counted: see `locate` for the cost of the epochs before the last, which is
+        planned."""
+        epoch, place, size = self.position(rows)
+        sequences = tokens = 0
+        for number in range(epoch):
+            counts = self._epoch_counts(number)
+            sequences += int(counts.sum())
+            tokens += int(counts @ np.arange(len(counts)))
+        plan, keys = self.epoch(epoch), self._epoch_keys(epoch)
+        read = plan.order[: place if plan.row_starts is None else plan.row_starts[place]]
+        documents = 0
+        for number, (text, key) in enumerate(zip(self._texts, keys, strict=True)):
+            first, end = plan.first[number : number + 2]
+            local = read[(read >= first) & (read < end)] - first
+            document, _, _, lengths = self._starts(number, text, key)
+            tokens += int(lengths[local].sum(dtype=np.int64))
+            documents += len(np.unique(document[local]))
+        return Reading(epoch, size, place, rows, sequences + len(read), tokens, documents)
 
     def first_examples(self, step: int, limit: int, rows: np.ndarray | None = None) -> Features:
         """Rows of batch `step` of the first `limit` examples of epoch 0: a fixed set, for evaluation, the same whether
@@ -199,18 +261,33 @@ class PretrainingBatches:
             chosen = shards == shard
             local = examples[chosen] - plan.first[shard]
             starts = np.stack([part[local].astype(np.int64) for part in plan.starts[shard]], axis=1)
-            fill_rows(
-                features,
-                filled,
-                rows[within[chosen]],
-                starts,
-                shard,
-                self._texts[shard],
-                self._rules,
-                self._mask_rules,
-                self._layout,
-                plan.keys[shard],
-            )
+            try:
+                fill_rows(
+                    features,
+                    filled,
+                    rows[within[chosen]],
+                    starts,
+                    self._first_shard + shard,
+                    self._texts[shard],
+                    self._rules,
+                    self._mask_rules,
+                    self._layout,
+                    plan.keys[shard],
+                )
+            except BrokenOffsets:
+                raise self._damaged(shard, "offsets lead out of it") from None
+        largest = features.input_ids.max(initial=0)
+        if largest >= self._vocab_size:
+            row, place = np.argwhere(features.input_ids == largest)[0]
+            slot = int(features.attention_mask[row, place]) - 1
+            shard = features.origin[row, slot, 0] - self._first_shard
+            raise self._damaged(shard, f"id {largest:,} is outside the vocabulary of {self._vocab_size:,}")
+
+    def _damaged(self, shard: int, found: str) -> UserError:
+        return UserError(
+            f"{self.corpus.directory}: altered, in shard {self.corpus.shards[shard].name} {found}; `pretrain.py "
+            "--verify` finds the damaged files; restore them, or build the corpus again with data/encode_corpus.py"
+        )
 
     def _epoch_keys(self, number: int) -> list[np.uint64]:
         return [key_of(number, shard, within=self._key) for shard in range(len(self._texts))]
@@ -219,14 +296,18 @@ class PretrainingBatches:
         """Rows of an epoch, from the number of its examples of each length."""
         if (number, None) in self._plans:
             return self._plans[number, None].size
-        with ThreadPoolExecutor() as threads:
-            counts = sum(threads.map(self._count, self._texts, self._epoch_keys(number)))
+        counts = self._epoch_counts(number)
         return int(counts.sum() if self.sequences is None else row_patterns(counts, self.sequences)[1].sum())
+
+    def _epoch_counts(self, number: int) -> np.ndarray:
+        """How many examples of each length an epoch has, int64 [sequence length + 1]."""
+        with ThreadPoolExecutor() as threads:
+            return sum(threads.map(self._count, range(len(self._texts)), self._texts, self._epoch_keys(number)))
 
     def _make_plan(self, number: int, limit: int | None) -> EpochPlan:
         keys = self._epoch_keys(number)
         with ThreadPoolExecutor() as threads:
-            starts = list(threads.map(self._starts, self._texts, keys))
+            starts = list(threads.map(self._starts, range(len(self._texts)), self._texts, keys))
         first = np.cumsum([0] + [len(lengths) for *_, lengths in starts])
         order = permutation(first[-1], key_of(number, ORDER, within=self._key))[:limit]
         row_starts = None
@@ -236,20 +317,51 @@ class PretrainingBatches:
             row_starts = arrange(order, lengths, self.sequence_length, self.sequences, row_key)
         return EpochPlan(keys, [parts for *parts, _ in starts], first, order, row_starts)
 
-    def _count(self, text: Text, key: np.uint64) -> np.ndarray:
-        return plan(text, self._rules, key, *(np.empty(0, np.uint32),) * 4)
+    def _count(self, shard: int, text: Text, key: np.uint64, into: tuple[np.ndarray, ...] | None = None) -> np.ndarray:
+        try:
+            return plan(text, self._rules, key, *into or (np.empty(0, np.uint32),) * 4)
+        except BrokenOffsets:
+            raise self._damaged(shard, "offsets lead out of it") from None
 
-    def _starts(self, text: Text, key: np.uint64) -> tuple[np.ndarray, ...]:
+    def _starts(self, shard: int, text: Text, key: np.uint64) -> tuple[np.ndarray, ...]:
         """Document, sentence, token and length of each example of a shard."""
-        starts = tuple(np.empty(self._count(text, key).sum(), np.uint32) for _ in range(4))
-        plan(text, self._rules, key, *starts)
+        starts = tuple(np.empty(self._count(shard, text, key).sum(), np.uint32) for _ in range(4))
+        self._count(shard, text, key, starts)
         return starts
 
 
-class _Steps:
-    """Grain's view of `PretrainingBatches`: record i is the local part of batch i."""
+class MixedBatches:
+    """Global batches of `batch_size` rows from several corpora, or from one, which are then those of its own.
 
-    def __init__(self, batches: PretrainingBatches, rows: np.ndarray | None, steps: int):
+    Each corpus runs through epochs of its own, row by row in the order of its `PretrainingBatches`; `Mix` says which
+    row of a batch is whose. Thread-safe.
+    """
+
+    def __init__(self, parts: Sequence[PretrainingBatches], weights: Sequence[float], *, seed: int):
+        """`weights` as in `DataConfig.corpus_weights`."""
+        self.parts, self.batch_size = tuple(parts), parts[0].batch_size
+        names = [str(part.corpus.directory) for part in parts]
+        self.mix = Mix(weights or [part.epoch(0).size for part in parts], names, key_of(seed, MIX))
+
+    def batch(self, step: int, rows: np.ndarray | None = None) -> Features:
+        """Rows `rows` (all if None) of global batch `step`."""
+        rows = np.arange(self.batch_size) if rows is None else rows
+        features = self.empty(len(rows))
+        corpora, numbers = self.mix.locate(step * self.batch_size + rows)
+        for index, part in enumerate(self.parts):
+            chosen = np.flatnonzero(corpora == index)
+            part.fill(features, chosen, numbers[chosen])
+        return features
+
+    def empty(self, rows: int) -> Features:
+        """Rows of padding."""
+        return self.parts[0].empty(rows)
+
+
+class _Steps:
+    """Grain's view of the batches: record i is the local part of batch i."""
+
+    def __init__(self, batches: PretrainingBatches | MixedBatches, rows: np.ndarray | None, steps: int):
         self.batches, self.rows, self.steps = batches, rows, steps
 
     def __len__(self) -> int:
@@ -260,7 +372,7 @@ class _Steps:
 
 
 def read_ahead(
-    batches: PretrainingBatches,
+    batches: PretrainingBatches | MixedBatches,
     *,
     start: int,
     stop: int,

@@ -19,6 +19,11 @@ SPECIAL_TOKENS = 3
 """[CLS] A [SEP] B [SEP]."""
 
 
+class BrokenOffsets(Exception):
+    """A shard's offsets lead out of it: its files are not those that were opened. What reads them is compiled, and
+    would read whatever lies beyond."""
+
+
 class Text(NamedTuple):
     """A shard as the kernels see it; see `albert_jax.inputs.corpus.Shard`."""
 
@@ -63,11 +68,17 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
     between two words; Google's code would fill up from another document, which is next-sentence prediction (its issue
     234). The paper's objective is followed: consecutive segments of one document, always. No chunk leaves a lone token
     at the document's end, which could not become a pair: one with room takes it along, a full one leaves it company.
+
+    Raises `BrokenOffsets` before it reads a token beyond the text, and for segments that are empty or too long.
     """
     sentences = text.sentences
     state = stream(derive(key, token))
     last = np.int64(text.documents[document + 1])
+    if not sentence < last < len(sentences):
+        raise BrokenOffsets
     document_end = np.int64(sentences[last])
+    if not token < document_end <= len(text.tokens):
+        raise BrokenOffsets
     target = rules.capacity
     if draw(state) < rules.short_probability:
         target = 2 + draw_below(state, rules.capacity - 1)
@@ -96,6 +107,8 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
             middle = token + 1
         else:
             middle = _random_word_start(text.tokens, rules.word_starts, token + 1, stop, state)
+    elif stop > document_end:
+        raise BrokenOffsets
     elif end - sentence >= 2:
         middle_sentence = sentence + 1 + draw_below(state, end - sentence - 1)
         middle = np.int64(sentences[middle_sentence])
@@ -103,6 +116,8 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
         middle_sentence = sentence
         middle = _random_word_start(text.tokens, rules.word_starts, token + 1, stop, state)
 
+    if not token < middle < stop <= document_end or stop - token > rules.capacity:
+        raise BrokenOffsets
     random_half = draw(state) < 0.5
     if rules.objective == NEXT_SENTENCE and random_half:
         first = middle - token
@@ -154,6 +169,8 @@ def _other_segment(
     other = draw_below(state, len(documents) - 2)
     other += other >= document
     first, last = np.int64(documents[other]), np.int64(documents[other + 1])
+    if not first < last < len(sentences):
+        raise BrokenOffsets
     chosen = first + draw_below(state, last - first)
     for _ in range(last - first):
         if sentences[chosen + 1] - sentences[chosen] <= room:
@@ -163,6 +180,8 @@ def _other_segment(
     while end < last and sentences[end] - start < wanted and sentences[end + 1] - start <= room:
         end += 1
     stop = np.int64(sentences[end])
+    if not start < stop <= len(text.tokens):
+        raise BrokenOffsets
     if stop - start > room:
         stop = _last_word_start(text.tokens, rules.word_starts, start + 1, start + room)
     return start, stop
@@ -183,6 +202,8 @@ def plan(
     count = 0
     for document in range(len(text.documents) - 1):
         sentence, last = np.int64(text.documents[document]), np.int64(text.documents[document + 1])
+        if not sentence < last < len(text.sentences):
+            raise BrokenOffsets
         token = np.int64(text.sentences[sentence])
         # A lone token at the end is left unread only where next-sentence prediction put another segment in its place.
         while sentence < last and text.sentences[last] - token >= 2:

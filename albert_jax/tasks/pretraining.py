@@ -3,8 +3,9 @@ become a loss and a log line. `pretrain.py` tells the story; this holds its noun
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ from albert_jax.errors import UserError
 from albert_jax.evaluate import Evaluator
 from albert_jax.inputs.corpus import Corpus, open_corpus
 from albert_jax.inputs.features import HOST_FIELDS, PACKED_FIELDS, Features, max_predictions
-from albert_jax.inputs.pipeline import PretrainingBatches, read_ahead
+from albert_jax.inputs.mixing import apportion, shares_of
+from albert_jax.inputs.pipeline import MixedBatches, PretrainingBatches, read_ahead
 from albert_jax.inputs.rows import max_sequences
 from albert_jax.model import apply
 from albert_jax.objectives import (
@@ -79,8 +81,10 @@ def pretraining_sums(
     )
 
 
-def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, Corpus, Corpus]:
-    """Tokenizer, training split and held-out split, checked to belong together and to the model."""
+def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, tuple[Corpus, ...], tuple[Corpus, ...]]:
+    """Tokenizer, and training and held-out split of each corpus, checked to belong together and to the model. With
+    `data.verify_checksums` every process reads its share of the shards."""
+    require_different(config.data.corpus)
     tokenizer = AlbertTokenizer.from_file(config.data.tokenizer, config.data.do_lower_case)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(
@@ -88,35 +92,89 @@ def open_inputs(config: PretrainConfig) -> tuple[AlbertTokenizer, Corpus, Corpus
             f"set --model.vocab_size {tokenizer.vocab_size}, or use the tokenizer that belongs to this model"
         )
     train, held_out = (
-        open_corpus(
-            config.data.corpus,
-            split,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            verify=config.data.verify_checksums,
+        tuple(
+            open_corpus(
+                directory,
+                split,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                verify=config.data.verify_checksums,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            for directory in config.data.corpus
         )
         for split in ("train", "held_out")
     )
     return tokenizer, train, held_out
 
 
+def require_different(directories: Sequence[str]) -> None:
+    """Raises `UserError` if two of the folders are the same one."""
+    resolved = [Path(directory).resolve() for directory in directories]
+    for number, directory in enumerate(directories):
+        if resolved[number] in resolved[:number]:
+            raise UserError(
+                f"data.corpus: {directory} is named twice; name it once, with a larger weight in data.corpus_weights"
+            )
+
+
+def corpus_names(corpora: Sequence[Corpus]) -> list[str]:
+    """What metrics call the corpora of a mix: their folders' names, or corpus_1, corpus_2, ... where two are alike."""
+    names = [corpus.directory.resolve().name for corpus in corpora]
+    return names if len(set(names)) == len(names) else [f"corpus_{number + 1}" for number in range(len(names))]
+
+
+def describe_corpora(corpora: Sequence[Corpus], batches: MixedBatches) -> list[str]:
+    """A line for each corpus: what is in it, and what share of the rows is from it."""
+    lines = []
+    for corpus, part, share in zip(corpora, batches.parts, batches.mix.shares, strict=True):
+        mixed = f"{float(share):.2%} of the rows from {corpus.directory}: " if len(corpora) > 1 else ""
+        epoch = part.epoch(0)
+        lines.append(
+            f"{mixed}{corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens; one epoch is "
+            f"{epoch.examples:,} sequences in {epoch.size:,} rows of {part.sequence_length}"
+        )
+    return lines
+
+
 def training_batches(
-    config: PretrainConfig, tokenizer: AlbertTokenizer, corpus: Corpus, phase: Phase, order: int = 0
-) -> PretrainingBatches:
+    config: PretrainConfig, tokenizer: AlbertTokenizer, corpora: Sequence[Corpus], phase: Phase, order: int = 0
+) -> MixedBatches:
     """The batches of one phase; step 0 is the phase's first. Phases draw from streams of their own, and so does each
     `order` that a run which went back to a checkpoint goes on with."""
     seed = config.seed if order == 0 else int(np.random.SeedSequence((config.seed, order)).generate_state(1)[0]) >> 1
-    return PretrainingBatches(
-        corpus,
-        tokenizer,
-        config.data,
-        sequence_length=phase.sequence_length,
-        batch_size=phase.batch_size,
-        seed=seed + phase.start * 2**31,
-    )
+    seed += phase.start * 2**31
+    parts = [
+        PretrainingBatches(
+            corpus,
+            tokenizer,
+            config.data,
+            sequence_length=phase.sequence_length,
+            batch_size=phase.batch_size,
+            seed=seed,
+            mixed_after=corpora[:number],
+        )
+        for number, corpus in enumerate(corpora)
+    ]
+    return MixedBatches(parts, config.data.corpus_weights, seed=seed)
+
+
+def position(batches: MixedBatches, phase: Phase, step: int) -> dict[str, float]:
+    """Where training step `step` of a phase stands in its data: `data/epoch`, the times that the rows of an epoch have
+    been read, as a fraction; of a mix for all its corpora together, and `data/NAME/epoch` for each. Cheap."""
+    rows = batches.mix.rows_before((step - phase.start) * batches.batch_size)
+    found = [part.position(count) for part, count in zip(batches.parts, rows, strict=True)]
+    epochs = [epoch + read / size for epoch, read, size in found]
+    if len(epochs) == 1:
+        return {"data/epoch": epochs[0]}
+    sizes = [size for _, _, size in found]
+    together = sum(epoch * size for epoch, size in zip(epochs, sizes, strict=True)) / sum(sizes)
+    names = corpus_names([part.corpus for part in batches.parts])
+    return {"data/epoch": together} | {f"data/{name}/epoch": epoch for name, epoch in zip(names, epochs, strict=True)}
 
 
 def phase_batches(
-    config: PretrainConfig, batches: PretrainingBatches, phase: Phase, mesh: Mesh, step: int
+    config: PretrainConfig, batches: MixedBatches, phase: Phase, mesh: Mesh, step: int
 ) -> Iterator[dict[str, jax.Array]]:
     """The batches of a phase from training step `step` on, on the mesh, read ahead by threads."""
     ahead = read_ahead(
@@ -139,13 +197,17 @@ def device_fields(features: Features) -> dict[str, np.ndarray]:
 def held_out_evaluators(
     config: PretrainConfig,
     tokenizer: AlbertTokenizer,
-    corpus: Corpus,
+    corpora: Sequence[Corpus],
     phase: Phase,
     mesh: Mesh,
     params_shardings: Any,
 ) -> list[Evaluator]:
     """Evaluators at the phase's length: `held_out` for the objective that is trained, and `held_out_nsp` and the like
-    for the others of `config.evaluate_objectives`."""
+    for the others of `config.evaluate_objectives`.
+
+    The sequences of a mix are from its corpora in the shares of `data.corpus_weights`, or, if there are none, of their
+    held-out sequences.
+    """
     evaluators = []
     sums = jax.jit(
         lambda params, batch: pretraining_sums(
@@ -159,19 +221,34 @@ def held_out_evaluators(
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         # The same number of rows at once as in training, so that what fits there fits here.
         batch_size = max(shards, phase.batch_size // phase.accumulation)
-        batches = PretrainingBatches(
-            corpus,
-            tokenizer,
-            config.data,
-            sequence_length=phase.sequence_length,
-            batch_size=batch_size,
-            seed=EVALUATION_SEED,
-            objective=objective,
-        )
+        parts = [
+            PretrainingBatches(
+                corpus,
+                tokenizer,
+                config.data,
+                sequence_length=phase.sequence_length,
+                batch_size=batch_size,
+                seed=EVALUATION_SEED,
+                objective=objective,
+                mixed_after=corpora[:number],
+            )
+            for number, corpus in enumerate(corpora)
+        ]
         name = "held_out" if objective == trained else f"held_out_{objective}"
-        make = partial(_fixed_batches, batches, config.evaluate_sequences, local_rows(mesh, batch_size, 1), mesh)
-        evaluators.append(Evaluator(name, make, sums, summarize))
+        rows, counts = local_rows(mesh, batch_size, 1), held_out_counts(config, parts)
+        sets = {
+            corpus: partial(_fixed_batches, part, count, rows, mesh)
+            for corpus, part, count in zip(corpus_names(corpora), parts, counts, strict=True)
+        }
+        evaluators.append(Evaluator(name, sets, sums, summarize))
     return evaluators
+
+
+def held_out_counts(config: PretrainConfig, parts: Sequence[PretrainingBatches]) -> list[int]:
+    """How many of `evaluate_sequences` are from each corpus, at least one; more than a corpus has means all of them."""
+    sizes = [part.epoch(0).examples for part in parts]
+    wanted = min(config.evaluate_sequences, sum(sizes))
+    return [max(1, count) for count in apportion(wanted, shares_of(config.data.corpus_weights or sizes))]
 
 
 def _fixed_batches(
@@ -182,15 +259,17 @@ def _fixed_batches(
     return place_batches(features, mesh, batches.batch_size, 1)
 
 
-def corpus_fingerprint(corpus: Corpus) -> str:
-    """SHA-256 over the checksums of every shard of both splits, as the manifest has them."""
-    return hashlib.sha256(json.dumps(corpus.manifest["splits"], sort_keys=True).encode()).hexdigest()
+def corpus_fingerprint(corpora: Sequence[Corpus]) -> str:
+    """SHA-256 over the checksums of every shard of both splits, as the manifest has them; of a mix, over those of its
+    corpora in their order."""
+    found = [corpus.fingerprint for corpus in corpora]
+    return found[0] if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
-def unigram_entropy(corpus: Corpus) -> float:
-    """Entropy in nats of the corpus's own token frequencies: the loss of a model that knows nothing else."""
+def unigram_entropy(corpora: Sequence[Corpus]) -> float:
+    """Entropy in nats of the corpora's own token frequencies: the loss of a model that knows nothing else."""
     counts = np.zeros(2**16, np.int64)
-    for shard in corpus.shards:
+    for shard in (shard for corpus in corpora for shard in corpus.shards):
         for start in range(0, len(shard.tokens), 2**24):
             counts += np.bincount(shard.tokens[start : start + 2**24], minlength=2**16)
     share = counts[counts > 0] / counts.sum()
@@ -213,7 +292,7 @@ def prediction_places(config: PretrainConfig, phase: Phase) -> int:
     )
 
 
-def batch_shapes(batches: PretrainingBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(batches: PretrainingBatches | MixedBatches, phase: Phase) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a placed batch, [accumulation, rows, ...]."""
     leading = (phase.accumulation, phase.batch_size // phase.accumulation)
     one = device_fields(batches.empty(1))

@@ -21,7 +21,7 @@ def get_config() -> PretrainConfig:
         data=DataConfig(
             sources=("data/sample/*.txt",),
             tokenizer="runs/sample/vocab/spiece.model",
-            corpus="runs/sample/corpus",
+            corpus=("runs/sample/corpus",),
             held_out_fraction=0.1,
         ),
         model=AlbertConfig(

@@ -10,7 +10,7 @@ from albert_jax.config import *
 def get_config():
     return PretrainConfig(
         run_dir="run",
-        data=DataConfig(sources=("text/*.txt",), tokenizer="vocab/spiece.model", corpus="corpus",
+        data=DataConfig(sources=("text/*.txt",), tokenizer="vocab/spiece.model", corpus=("corpus",),
                         held_out_fraction=0.2),
         model=AlbertConfig(vocab_size=150, embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
                            intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.1),

@@ -159,7 +159,7 @@ def make_batches(
 ) -> PretrainingBatches:
     """With one sequence per row unless told otherwise; test_packed_batches.py finds these again in packed rows."""
     config = DataConfig(
-        corpus="", tokenizer="", sentence_objective=objective, pack_sequences=pack_sequences, **settings
+        corpus=("recount",), tokenizer="", sentence_objective=objective, pack_sequences=pack_sequences, **settings
     )
     return PretrainingBatches(corpus, tokenizer, config, sequence_length=length, batch_size=size, seed=seed)
 

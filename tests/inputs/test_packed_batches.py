@@ -311,7 +311,7 @@ MODEL = AlbertConfig(
 def as_config(objective="sop", pack_sequences=True) -> PretrainConfig:
     return PretrainConfig(
         run_dir="run",
-        data=DataConfig("corpus", "model", sentence_objective=objective, pack_sequences=pack_sequences),
+        data=DataConfig(("corpus",), "model", sentence_objective=objective, pack_sequences=pack_sequences),
         model=MODEL,
         phases=PhasesConfig(steps=(5000,), sequence_length=(64,), batch_size=(16,)),
         compute=ComputeConfig(dtype="float32", remat="none"),
@@ -363,7 +363,7 @@ def test_evaluation_gives_the_same_values_packed_or_not(prose):
         shardings = jax.tree.map(lambda _: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()), params)
         for pack_sequences in (True, False):
             config = as_config(pack_sequences=pack_sequences)
-            (evaluator,) = held_out_evaluators(config, tokenizer, corpus, config.phases.phases[0], mesh, shardings)
+            (evaluator,) = held_out_evaluators(config, tokenizer, (corpus,), config.phases.phases[0], mesh, shardings)
             values.append(dict(evaluator.run(jax.device_put(params, shardings))))
     together, alone = values
     for name in ("loss", "mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy", "mask_rate", "swapped"):
