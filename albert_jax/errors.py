@@ -11,9 +11,19 @@ from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EROFS
 from typing import NoReturn
 
+LONGEST_MESSAGE = 2000
+
 
 class UserError(Exception):
-    """Bad input. The message names the field or file, what was found, and the fix."""
+    """Bad input. The message names the field or file, what was found, and the fix.
+
+    What it quotes may be of strangers: characters that command a terminal are spelled out, and of a message of more
+    than `LONGEST_MESSAGE` characters the middle is left out."""
+
+    def __init__(self, message: str):
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[: LONGEST_MESSAGE - 600]} ... {message[-500:]}"
+        super().__init__("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message))
 
 
 @contextmanager
