@@ -43,6 +43,8 @@ def check_fields(config: Any, prefix: str) -> None:
         except TypeCheckError as error:
             expected = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
             raise UserError(f"{name} = {value!r}: must be {expected}") from error
+        if hint is float:  # to the type checker a whole number, and so a truth value, is one too
+            require(not isinstance(value, bool), name, value, "must be a number")
         if isinstance(value, float):
             require(math.isfinite(value), name, value, "must be finite")
 

@@ -21,9 +21,10 @@ class UserError(Exception):
     than `LONGEST_MESSAGE` characters the middle is left out."""
 
     def __init__(self, message: str):
-        if len(message) > LONGEST_MESSAGE:
-            message = f"{message[: LONGEST_MESSAGE - 600]} ... {message[-500:]}"
-        super().__init__("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message))
+        shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message)
+        if len(shown) > LONGEST_MESSAGE:
+            shown = f"{shown[: LONGEST_MESSAGE - 600]} ... {shown[-500:]}"
+        super().__init__(shown)
 
 
 @contextmanager

@@ -176,8 +176,7 @@ def read_state(path: Path) -> tuple[tuple, bytes]:
 
 def crash_of(log: str, code: int) -> str:
     """The first line that says why, or the exit code."""
-    reasons = "Fatal Python error: .*|.*Check failed: .*|terminate called .*|.*ERROR: libFuzzer: .*"
-    found = re.search(f"^({reasons})$", log, re.MULTILINE)
+    found = re.search("(Fatal Python error: .*|Check failed: .*|terminate called .*|ERROR: libFuzzer: .*)", log)
     frame = re.search(r'^ *File "(\S+)", line (\d+) in (\w+)', log, re.MULTILINE)
     place = f" at {Path(frame[1]).name}:{frame[2]} in {frame[3]}" if frame else ""
     return (found[1][:200] if found else f"exit code {code}") + place

@@ -6,7 +6,6 @@ conversion works on any mapping from variable name to array."""
 
 import dataclasses
 import json
-import math
 import os
 import re
 import sys
@@ -21,7 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError, disk_errors_explained
-from albert_jax.files import MAX_JSON_BYTES, read_file, require_file
+from albert_jax.files import MAX_JSON_BYTES, read_file
+from albert_jax.interop.tensor_bundle import require_sound_index
 from albert_jax.model import Params
 
 BLOCK_NAMES = {
@@ -81,9 +81,6 @@ CONFIG_KEYS = (
 
 CHECKPOINT = "model.ckpt-best"
 """Name of the released checkpoints."""
-
-MAX_INDEX_BYTES = 2**26
-"""Of a checkpoint's index; a variable takes about a hundred bytes in it."""
 
 BOOKKEEPING = {"global_step", "beta1_power", "beta2_power", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH"}
 """Last parts of the names of variables that belong to a training run and not to a model."""
@@ -447,18 +444,13 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """
     prefix = checkpoint_prefix(path)
     shards = _shards(prefix)
-    require_file(_index(prefix), MAX_INDEX_BYTES)
+    require_sound_index(_index(prefix), shards)
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
-        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        names = _model_variables(shapes)
-        claimed = sum(math.prod(shapes[name]) * types[name].size for name in names)
+        names = _model_variables(reader.get_variable_to_shape_map())
     except Exception as error:
         raise UserError(f"{_index(prefix)}: damaged, or no TensorFlow checkpoint ({_first_line(error)})") from error
-    # TensorFlow would take the memory first, and look whether the data has as much only then.
-    if claimed > (there := sum(shard.stat().st_size for shard in shards)):
-        raise UserError(f"{_index(prefix)}: claims {claimed:,} bytes of parameters, where the data has {there:,}")
     variables = {}
     for name in names:
         try:
