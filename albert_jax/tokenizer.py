@@ -27,7 +27,7 @@ PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 WORD_MARK = "▁"  # SentencePiece's stand-in for the space before a word
 MAX_VOCAB_SIZE = 65_536  # corpora are uint16
 MODEL_FILE, CONFIG_FILE = "spiece.model", "tokenizer_config.json"
-MAX_FILE_BYTES = 100 * 2**20  # a vocabulary of 65,536 long pieces takes a tenth of that
+MAX_FILE_BYTES = 2**25  # a vocabulary of 65,536 long pieces takes a third of that
 # Changes whenever the same model file would give other ids, so that corpora of the old rules are refused.
 RULES_VERSION = 1
 # How a model file names SentencePiece's default rules, before the rules themselves; and what, behind a model

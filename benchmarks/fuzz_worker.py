@@ -60,6 +60,8 @@ class Trial:
             self.file.write_bytes(seed)
             reader.read(folder)  # a valid file must be accepted; it also imports what there is to import
         sys.addaudithook(self._audit)
+        if os.access("/proc/self/clear_refs", os.W_OK):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from now on
         self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:

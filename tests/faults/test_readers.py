@@ -6,11 +6,15 @@ import base64
 import json
 import lzma
 import os
+import pickle
 import random
+import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
+import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from fuzz_readers import READERS, Reader, mutate_bytes, small_model
+from fuzz_worker import Trial
 
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import LONGEST_MESSAGE, UserError
@@ -418,3 +423,74 @@ def test_a_model_that_is_cut_short_is_refused(tmp_path):
     path.write_bytes(small_model()[:-1])
     with pytest.raises(UserError, match=r"spiece\.model: not a SentencePiece model"):
         AlbertTokenizer.from_file(path)
+
+
+# ---- that the fuzzer would see it
+
+
+def loops(folder: Path) -> None:
+    while time.process_time() - loops.start < 2.2:
+        pass
+
+
+def refuses(message: str):
+    def read(folder: Path) -> None:
+        raise UserError(message.format(folder=folder))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (lambda folder: None, None),
+        (refuses("{folder}/file: is empty"), None),
+        (refuses("is empty"), "message does not name the file"),
+        (lambda folder: {}["key"], "KeyError"),
+        (lambda folder: sys.exit(0), "SystemExit"),
+        (lambda folder: (folder.parent / "other").read_text(), "opens .*other"),
+        (lambda folder: (folder / ".." / "other").read_text(), "opens .*other"),
+        (lambda folder: (folder / "new").write_text("x"), "writes .*new"),
+        (lambda folder: (folder / "new").mkdir(), "os.mkdir"),
+        (lambda folder: os.system("true"), "os.system"),
+        (lambda folder: pickle.loads(b"cos\nsystem\n."), "pickle.find_class"),
+        (loops, "takes long"),
+    ],
+)
+def test_the_fuzzer_sees_what_a_reader_must_not_do(fault, found, tmp_path):
+    """In a process of its own no reader can hide it; here the fault begins with the second file that is read."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "other").write_text("not for readers")
+
+    def read(folder: Path) -> None:
+        if (folder / "file").read_bytes() == b"damaged":
+            fault(folder)
+
+    trial = Trial(Reader("sample", "file", lambda folder: (folder / "file").touch(), read), folder)
+    loops.start = time.process_time()
+    _, wrong = trial.run(b"damaged")
+    assert wrong is None if found is None else re.search(found, wrong)
+
+
+def test_the_fuzzer_sees_memory_that_is_taken(tmp_path):
+    trial = Trial(Reader("sample", "file", lambda folder: (folder / "file").touch(), lambda folder: None), tmp_path)
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the peak of memory cannot be reset here")
+    assert trial.memory_grown() < 2**26
+    np.ones(2**26).sum()
+    assert trial.memory_grown() > 2**28  # of 512 MiB
+
+
+def test_a_reader_is_fuzzed_from_the_command_line(tmp_path):
+    pytest.importorskip("atheris")
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
+    options = ["--inputs", "500", "--readers", "conll", "--folder", "fuzz", "--output", "fuzz.json"]
+    done = subprocess.run(
+        [sys.executable, str(script), *options], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [result] = json.loads((tmp_path / "fuzz.json").read_text())["readers"]
+    assert result["inputs"] >= 500
+    assert 0 < result["refused"] < result["inputs"]
+    assert result["edges"] > result["edges_of_valid"] > 0
