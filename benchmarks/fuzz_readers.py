@@ -352,6 +352,8 @@ def mutate_zip(rng: random.Random, data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     except Exception:
+        members = []
+    if not members:
         return mutate_bytes(rng, data)
     i = rng.randrange(len(members))
     if rng.random() < 0.5:

@@ -315,6 +315,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def listing(names: Iterable[object]) -> str:
-    """Names for a message, at most 20 of them."""
-    names = [str(name) for name in names]
+    """Names for a message, at most 20 of them, on one line: those of a .csv's columns may have line ends."""
+    names = [str(name).replace("\n", "\\n") for name in names]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "none"

@@ -90,6 +90,7 @@ def refusal(name: str, folder: Path, content: bytes | str) -> str:
     (folder / reader.file).write_bytes(content.encode() if isinstance(content, str) else content)
     message = read(reader, folder)
     assert message is not None, "was accepted"
+    assert message.count("\n") < 5
     return message
 
 
@@ -219,6 +220,7 @@ def test_answers_that_are_no_list_are_refused(answers, tmp_path):
     [
         ("table_csv", f"question,context,answer,answer_start\nq,a b,b,{DIGITS}\n", "expected a whole number"),
         ("table_tsv", f"text\tchoice{DIGITS}\tchoice1\tlabel\nt\ta\tb\t1\n", "no column choices0"),
+        ("swag", '"' + "a\n" * 1000 + '"\n', "no column startphrase"),
         ("conll", f"word {'x' * 5000} O\nword O\n", "2 columns, expected 3"),
     ],
 )
