@@ -4,7 +4,8 @@ A reader may accept a file or refuse it with a `UserError` that names it. All el
 crash, a message that is endless or commands the terminal, two seconds of the processor, 256 MiB more than the valid
 files take, a file opened outside the reader's folder or written anywhere, a process started. Each reader has a process
 of its own, in which libFuzzer (atheris, the extra "fuzz") keeps and damages further what reaches new code; should it
-crash or hang, another follows. Findings lie in build/fuzz/READER with the command that repeats them."""
+crash or hang, another follows. Findings lie in build/fuzz/READER with the command that repeats them; with any, the
+exit code is 1."""
 
 import json
 import mmap
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class Result:
     edges: int = 0
     slowest_ms: float = 0.0
     processes: int = 0
-    findings: list[dict[str, str]] | None = None
+    findings: list[dict[str, str]] = field(default_factory=list)
+    """what is wrong, and the command that repeats it"""
 
 
 def main() -> int:
@@ -104,7 +106,11 @@ def fuzz_reader(name: str, arguments: Arguments) -> Result:
         command = [sys.executable, str(WORKER), name, str(home), limit, str(seed)]
         with log.open("w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | VARIABLES)
-            hung = wait(process, home / "state")
+            try:
+                hung = wait(process, home / "state")
+            finally:
+                process.kill()
+                process.wait()
         ended, current = read_state(home / "state")
         if (home / "folder").exists():
             shutil.rmtree((home / "folder").read_text(), ignore_errors=True)
@@ -142,7 +148,7 @@ VARIABLES = {
 
 
 def wait(process: subprocess.Popen, state: Path) -> bool:
-    """Until it ends. Whether it had to be ended, as it was at one input for too long."""
+    """Until it ends, or is at one input for too long. Whether it is."""
     inputs, since, used = 0, time.monotonic(), 0.0
     while process.poll() is None:
         time.sleep(0.1)
@@ -151,8 +157,6 @@ def wait(process: subprocess.Popen, state: Path) -> bool:
             inputs, since, used = now, time.monotonic(), processor_time(process.pid)
         patience = PATIENCE if inputs else 10 * PATIENCE  # to start, and import what there is
         if processor_time(process.pid) - used > patience or time.monotonic() - since > 5 * patience:
-            process.kill()
-            process.wait()
             return True
     return False
 

@@ -89,8 +89,10 @@ def _require_within(key: bytes, value: bytes, rooms: Sequence[int]) -> int:
             fields[number] = content
         elif number == 2 and kind == 2:
             shape += _dimensions(content, name)
+        elif number == 7:
+            raise ValueError(f"{name} is partitioned, which is not read; save it whole")
         elif (number, kind) != (6, 5):  # the checksum
-            raise ValueError(f"{name} has field {number}, as no variable that is stored whole")
+            raise ValueError(f"{name} has field {number}, which no variable has")
     type_number, shard, offset, size = fields.values()
     if type_number not in SIZES:
         raise ValueError(f"{name} is of type {type_number}, which is none of numbers or texts")
