@@ -2,6 +2,7 @@
 all, and a short random run. A reader accepts a file or refuses it with a message that names it; nothing else happens.
 """
 
+import ast
 import base64
 import json
 import lzma
@@ -24,6 +25,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import fuzz_worker
 from fuzz_readers import READERS, Reader, mutate_bytes, small_model
 from fuzz_worker import Trial
 
@@ -37,6 +39,7 @@ from albert_jax.tasks.datasets import open_dataset
 from albert_jax.tasks.table import read_table
 from albert_jax.tokenizer import AlbertTokenizer
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.faults
 
 SLOW = {"pretrained": 3, "tensorflow_index": 40, "torch": 40}
@@ -401,6 +404,34 @@ def test_a_dataset_in_a_community_namespace_is_refused():
         open_dataset("tfds:someone:set", "train", usual="glue")
 
 
+# ---- code
+
+
+PROGRAM = [path for folder in ("albert_jax", "data") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_executes_what_a_file_holds(path):
+    """But `albert_jax.config`, which executes the configuration that the user wrote."""
+    tree = ast.parse(path.read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not imported & {"marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "tarfile", "code", "runpy"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pickle":
+            assert node.attr == "UnpicklingError"  # torch's refusal
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+            assert not called.endswith((".extractall", ".extract", ".unpack_archive"))
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert "trust_remote_code" not in keywords
+            if called in {"torch.load", "np.load", "numpy.load"}:
+                assert keywords.get("weights_only") == "True" or called != "torch.load"
+                assert "allow_pickle" not in keywords
+            assert not called.endswith("exec_module") or path.name == "config.py"
+
+
 # ---- messages
 
 
@@ -432,7 +463,8 @@ def test_a_model_that_is_cut_short_is_refused(tmp_path):
 
 
 def loops(folder: Path) -> None:
-    while time.process_time() - loops.start < 2.2:
+    start = time.process_time()
+    while time.process_time() - start < 0.6:
         pass
 
 
@@ -460,8 +492,8 @@ def refuses(message: str):
         (loops, "takes long"),
     ],
 )
-def test_the_fuzzer_sees_what_a_reader_must_not_do(fault, found, tmp_path):
-    """In a process of its own no reader can hide it; here the fault begins with the second file that is read."""
+def test_the_fuzzer_sees_what_a_reader_must_not_do(fault, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz_worker, "MOST_SECONDS", 0.5)
     folder = tmp_path / "folder"
     folder.mkdir()
     (tmp_path / "other").write_text("not for readers")
@@ -471,7 +503,6 @@ def test_the_fuzzer_sees_what_a_reader_must_not_do(fault, found, tmp_path):
             fault(folder)
 
     trial = Trial(Reader("sample", "file", lambda folder: (folder / "file").touch(), read), folder)
-    loops.start = time.process_time()
     _, wrong = trial.run(b"damaged")
     assert wrong is None if found is None else re.search(found, wrong)
 
@@ -487,7 +518,7 @@ def test_the_fuzzer_sees_memory_that_is_taken(tmp_path):
 
 def test_a_reader_is_fuzzed_from_the_command_line(tmp_path):
     pytest.importorskip("atheris")
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
+    script = ROOT / "benchmarks" / "fuzz.py"
     options = ["--inputs", "500", "--readers", "conll", "--folder", "fuzz", "--output", "fuzz.json"]
     done = subprocess.run(
         [sys.executable, str(script), *options], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
