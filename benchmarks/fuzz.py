@@ -1,7 +1,7 @@
 """Throws damaged files at every reader: `python benchmarks/fuzz.py --inputs 100000`.
 
 A reader may accept a file or refuse it with a `UserError` that names it. All else is a finding: another exception, a
-crash, a message that is endless or commands the terminal, two seconds of the processor, 256 MiB more than the valid
+crash, a message that is endless or commands the terminal, two seconds of the processor or 256 MiB more than valid
 files take, a file opened outside the reader's folder or written anywhere, a process started. Each reader has a process
 of its own, in which libFuzzer (atheris, the extra "fuzz") keeps and damages further what reaches new code; should it
 crash or hang, another follows. Findings lie in build/fuzz/READER with the command that repeats them; with any, the
