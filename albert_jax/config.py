@@ -20,6 +20,7 @@ import tyro
 from typeguard import TypeCheckError, check_type
 
 from albert_jax.errors import UserError
+from albert_jax.files import MAX_JSON_BYTES, read_file
 
 
 def require(condition: bool, name: str, value: Any, fix: str) -> None:
@@ -42,6 +43,8 @@ def check_fields(config: Any, prefix: str) -> None:
         except TypeCheckError as error:
             expected = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>")
             raise UserError(f"{name} = {value!r}: must be {expected}") from error
+        if hint is float:  # to the type checker a whole number, and so a truth value, is one too
+            require(not isinstance(value, bool), name, value, "must be a number")
         if isinstance(value, float):
             require(math.isfinite(value), name, value, "must be finite")
 
@@ -137,17 +140,25 @@ class AlbertConfig:
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> "AlbertConfig":
-        """Reads Google's `albert_config.json` or Hugging Face's `config.json`; keys of neither network are ignored."""
+        """Reads Google's `albert_config.json` or Hugging Face's `config.json`; keys of neither network are ignored.
+        Raises `UserError` naming the file."""
+        content = read_file(Path(path), MAX_JSON_BYTES)
         try:
-            values = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a JSON model configuration ({error})") from error
-        require(isinstance(values, dict), str(path), values, "must be a JSON object")
+            values = json.loads(content.decode())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({error}); restore it from where it came") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
         known = {f.name: f.type for f in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in known and value is not None}
         # A dropout of 0 is often written without a point.
         numbers = (name for name, value in fields.items() if known[name] is float and type(value) is int)
-        return cls(**fields | {name: float(fields[name]) for name in numbers})
+        try:
+            return cls(**fields | {name: float(fields[name]) for name in numbers})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        except OverflowError as error:
+            raise UserError(f"{path}: holds a number beyond all bounds ({error}); restore the file") from error
 
 
 ALBERT_SIZES: dict[str, dict[str, int]] = {

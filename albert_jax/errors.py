@@ -12,10 +12,20 @@ from errno import EACCES, EDQUOT, EIO, ENOSPC, ENOTCONN, EROFS, ESTALE
 from typing import NoReturn
 
 DISK_ERRORS = (ENOSPC, EDQUOT, EROFS, EACCES, EIO, ESTALE, ENOTCONN)
+LONGEST_MESSAGE = 2000
 
 
 class UserError(Exception):
-    """Bad input. The message names the field or file, what was found, and the fix."""
+    """Bad input. The message names the field or file, what was found, and the fix.
+
+    What it quotes may be of strangers: characters that command a terminal are spelled out, and of a message of more
+    than `LONGEST_MESSAGE` characters the middle is left out."""
+
+    def __init__(self, message: str):
+        shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in message)
+        if len(shown) > LONGEST_MESSAGE:
+            shown = f"{shown[: LONGEST_MESSAGE - 600]} ... {shown[-500:]}"
+        super().__init__(shown)
 
 
 class DiskError(UserError):

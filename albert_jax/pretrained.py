@@ -5,6 +5,7 @@ A class here is named like the network in `albert_jax.model` that it wraps, and 
 removed in version 5."""
 
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -36,6 +37,8 @@ from albert_jax.tokenizer import AlbertTokenizer
 from albert_jax.tracking import warn
 
 CHECKPOINTS = "checkpoints"
+MAX_FRESH = 2**29
+"""Parameters that may be drawn at random where a source has fewer: no memory is taken for what only a file claims."""
 GOOGLE_CONFIG, GOOGLE_VOCABULARY = "albert_config.json", "30k-clean.model"
 GOOGLE_FILES = {
     GOOGLE_CONFIG,
@@ -408,6 +411,12 @@ class PretrainedModel:
                     f"{saved.source}: {path} has values that are no numbers or infinite; the training diverged or the "
                     "file is damaged, so give another checkpoint"
                 )
+        missing = sum(math.prod(wanted[path].shape) for path in wanted.keys() - found.keys())
+        if missing > max(MAX_FRESH, sum(value.size for value in found.values())):
+            raise UserError(
+                f"{saved.source}: lacks {missing:,} of its parameters, too many to draw at random; its configuration "
+                "does not belong to its weights"
+            )
         report.loaded = sorted(found)
         report.initialized = sorted(wanted.keys() - found.keys())
         fresh_before = [path for path in found if path in saved.untrained]
@@ -664,13 +673,7 @@ def _read_google(path: Path) -> SavedModel:
 
 def _read_config(path: Path) -> AlbertConfig:
     """Our model.json or Google's albert_config.json."""
-    huggingface.read_json(path)  # a file of JSON at all; what is in it is checked below
-    try:
-        config = AlbertConfig.from_json_file(path)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except OverflowError as error:
-        raise UserError(f"{path}: holds a number beyond all bounds ({error}); restore the file") from error
+    config = AlbertConfig.from_json_file(path)
     require_possible_depth(config, str(path))
     return config
 

@@ -20,12 +20,14 @@ import sentencepiece
 
 from albert_jax.alignment import align_normalized, align_pieces
 from albert_jax.errors import UserError
+from albert_jax.files import MAX_JSON_BYTES, read_file
 from albert_jax.sequences import EncodedBatch, Encoding, Padding, Truncation, join, pad
 
 PAD, UNK, CLS, SEP, MASK = "<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 WORD_MARK = "▁"  # SentencePiece's stand-in for the space before a word
 MAX_VOCAB_SIZE = 65_536  # corpora are uint16
 MODEL_FILE, CONFIG_FILE = "spiece.model", "tokenizer_config.json"
+MAX_FILE_BYTES = 2**25  # a vocabulary of 65,536 long pieces takes a third of that
 # Changes whenever the same model file would give other ids, so that corpora of the old rules are refused.
 RULES_VERSION = 1
 # How a model file names SentencePiece's default rules, before the rules themselves; and what, behind a model
@@ -82,7 +84,10 @@ class AlbertTokenizer:
                 f"{name}: vocabulary of {self.vocab_size:,} pieces; corpora hold ids in 16 bits, so at most "
                 f"{MAX_VOCAB_SIZE:,} fit. Train one with a smaller --vocab_size."
             )
-        self._pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+        try:
+            self._pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: has a piece that is no text ({error}); restore the file") from None
         self._ids = {piece: i for i, piece in enumerate(self._pieces)}
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self._find_special_ids(name)
         self.special_ids = tuple(i for i in range(self.vocab_size) if self._is_special(i))
@@ -108,13 +113,9 @@ class AlbertTokenizer:
         path = Path(path)
         if path.is_dir():
             raise UserError(f"{path} is a folder, expected a SentencePiece model file such as {path / MODEL_FILE}")
-        try:
-            model_bytes = path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such tokenizer model; train one with data/train_vocab.py") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot read the tokenizer model: {error.strerror}") from None
-        return cls(model_bytes, do_lower_case, keep_accents, name=str(path))
+        if not path.exists():
+            raise UserError(f"{path}: no such tokenizer model; train one with data/train_vocab.py")
+        return cls(read_file(path, MAX_FILE_BYTES), do_lower_case, keep_accents, name=str(path))
 
     @classmethod
     def load(cls, directory: str | Path) -> "AlbertTokenizer":
@@ -442,9 +443,10 @@ def read_settings(directory: Path) -> dict[str, bool]:
     path = directory / CONFIG_FILE
     if not path.exists():
         return {}
+    content = read_file(path, MAX_JSON_BYTES)
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        config = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON object ({error}); restore the file") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object ({type(config).__name__}); restore the file")

@@ -13,6 +13,7 @@ from functools import cache
 from typing import IO, Any
 
 from albert_jax.errors import UserError
+from albert_jax.tasks.datasets import require_no_code
 from data.sources import Piece, Source, is_compressed, is_json
 
 # A document of more than this many bytes (three times War and Peace) is cut at a line, a line at a space: it
@@ -284,6 +285,7 @@ def _open_disk(source: Source) -> Any:
 def _open_tfds(source: Source) -> Any:
     import tensorflow_datasets as tfds
 
+    require_no_code(source.name, source.data_dir)
     try:
         return tfds.data_source(source.name, split=source.split, data_dir=source.data_dir)
     except Exception as error:

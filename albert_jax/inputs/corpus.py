@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.files import MAX_JSON_BYTES, read_file, require_file
 
 FORMAT, VERSION = "albert_jax corpus", 1
 MANIFEST_FILE, TOKENIZER_FOLDER = "manifest.json", "tokenizer"
@@ -207,9 +208,10 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         if (directory / PROGRESS_FOLDER).exists():
             raise UserError(f"{directory}: the build was interrupted; run the same data/encode_corpus.py command again")
         raise UserError(f"{directory}: not a corpus, there is no {MANIFEST_FILE}; make one with data/encode_corpus.py")
+    content = read_file(path, MAX_JSON_BYTES)
     try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); restore it or {_REBUILD}") from None
     _check_manifest(manifest, path)
     return manifest
@@ -325,6 +327,7 @@ def _open_shard(directory: Path, record: ShardRecord) -> Shard:
     for part, dtype in DTYPES.items():
         path = shard_path(directory, record.name, part)
         expected = counts[part] * dtype.itemsize
+        require_file(path)
         try:
             found = path.stat().st_size
             if found == expected:

@@ -20,6 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError, disk_errors_explained
+from albert_jax.files import MAX_JSON_BYTES, read_file
+from albert_jax.interop.tensor_bundle import require_sound_index
 from albert_jax.model import Params
 
 BLOCK_NAMES = {
@@ -408,17 +410,20 @@ def _prefix_in_folder(folder: Path) -> Path:
     found = sorted(file.with_suffix("") for file in folder.glob("*.index"))
     state = folder / "checkpoint"
     if state.is_file():
-        named = re.search(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', state.read_bytes(), re.MULTILINE)
+        content = read_file(state, MAX_JSON_BYTES)
+        named = re.search(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', content, re.MULTILINE)
         if named is None:
             raise UserError(f"{state}: names no checkpoint; give the path of an .index file")
         escaped = re.compile(rb"\\([0-7]{3}|.)")
         name = escaped.sub(lambda m: bytes([int(m[1], 8) & 255]) if len(m[1]) == 3 else m[1], named[1])
         latest = Path(name.decode(errors="replace"))
-        # An absolute path is of where it was written, and the folder may have been moved or copied since.
-        places = [folder / latest.name, latest] if latest.is_absolute() else [folder / latest]
-        for prefix in places:
-            if _index(prefix).is_file():
-                return prefix
+        # An absolute path is of where it was written. Nothing is read from elsewhere than from the folder.
+        inside = Path(latest.name) if latest.is_absolute() else latest
+        try:
+            if inside.name and ".." not in inside.parts and _index(folder / inside).is_file():
+                return folder / inside
+        except (OSError, ValueError):
+            pass  # no name that a file can have
         raise UserError(f"{state}: names {latest}, which is not there; give the path of an .index file")
     if len(found) != 1:
         names = ", ".join(prefix.name for prefix in found)
@@ -439,6 +444,7 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """
     prefix = checkpoint_prefix(path)
     shards = _shards(prefix)
+    require_sound_index(_index(prefix), shards)
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
@@ -450,12 +456,13 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
         try:
             variables[name] = reader.get_tensor(name)
         except Exception as error:
-            raise UserError(f"{shards}: {name} cannot be read; is it damaged? ({_first_line(error)})") from error
+            files = ", ".join(map(str, shards))
+            raise UserError(f"{files}: {name} cannot be read; is it damaged? ({_first_line(error)})") from error
     return variables
 
 
-def _shards(prefix: Path) -> str:
-    """The data files, for messages. Raises `UserError` if one is missing."""
+def _shards(prefix: Path) -> list[Path]:
+    """The data files. Raises `UserError` if one is missing."""
     pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
     matches = {file.name: pattern.fullmatch(file.name) for file in prefix.parent.iterdir() if file.is_file()}
     found = {name: match[1] for name, match in matches.items() if match}
@@ -464,7 +471,7 @@ def _shards(prefix: Path) -> str:
         names = [f"{prefix.name}.data-{shard:05d}-of-{count}" for shard in range(int(count))]
         missing = [name for name in names if name not in found]
         if not missing:
-            return ", ".join(str(prefix.parent / name) for name in names)
+            return [prefix.parent / name for name in names]
         absent += missing
     raise UserError(f"{prefix.parent / absent[0]}: is missing; the checkpoint's parameters are in it")
 

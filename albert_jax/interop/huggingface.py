@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
-from albert_jax.interop.files import require_file
+from albert_jax.files import MAX_JSON_BYTES, read_file, require_file
 from albert_jax.interop.saved_model import SavedModel, require_possible_depth
 
 CONFIG_FILE = "config.json"
@@ -66,7 +67,6 @@ BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 """Types of parameters. Whole numbers would be quantized ones, which mean nothing without their scales."""
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-MAX_CONFIG_BYTES = 2**26
 MAX_LABELS = 100_000
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -254,10 +254,10 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `UserError` naming the file."""
-    require_file(path, MAX_CONFIG_BYTES)
+    content = read_file(path, MAX_JSON_BYTES)
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); restore it from where it came") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, expected a JSON object")
@@ -362,7 +362,13 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path}: reading torch's own format needs torch (pip install torch); or save the model as safetensors"
         ) from None
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        raise UserError(
+            f"{path}: torch {torch.__version__} executes what such a file holds even where it is told not to "
+            "(CVE-2025-32434); install torch 2.6 or newer, or save the model as safetensors"
+        )
     try:
+        _require_unpacked(path)
         with warnings.catch_warnings(action="ignore"):
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
@@ -381,6 +387,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: torch cannot load this as weights alone ({reason})") from error
+
+
+def _require_unpacked(path: Path) -> None:
+    """Raises ValueError for an archive that is larger unpacked than packed: torch itself only ever stores."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its parts are larger than the file")
 
 
 def _read_flax(path: Path) -> dict[str, np.ndarray]:

@@ -15,11 +15,12 @@ from typing import Any
 import sentencepiece
 
 from albert_jax.errors import UserError
-from albert_jax.interop.files import require_file
+from albert_jax.files import read_file, require_file
 from albert_jax.tokenizer import (
     CLS,
     CONFIG_FILE,
     MASK,
+    MAX_FILE_BYTES,
     MAX_VOCAB_SIZE,
     MODEL_FILE,
     PAD,
@@ -33,7 +34,6 @@ from albert_jax.tokenizer import (
 )
 
 TOKENIZER_FILE, WORDPIECE_FILE = "tokenizer.json", "vocab.txt"
-MAX_FILE_BYTES = 100 * 2**20  # a vocabulary of 65,536 long pieces takes a tenth of that
 # Hugging Face's stand-in for Google's digit-comma split: pieces that end so are made so unlikely that none is chosen.
 DIGIT_COMMA_PENALTY = 100.0
 UNKNOWN_ID = 1  # transformers 5 takes no other, whatever the file says
@@ -219,11 +219,9 @@ def _rebuild(pieces: list[tuple[str, float]], added: dict[str, bool], character_
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    require_file(path, MAX_FILE_BYTES)
+    encoded = read_file(path, MAX_FILE_BYTES)
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        content = json.loads(encoded.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON object ({error}); restore the file") from None
     if not isinstance(content, dict):

@@ -3,6 +3,7 @@
 A source is `hf:NAME`, a dataset on the hub, or `hf:FOLDER`, what `save_to_disk` wrote; or `tfds:NAME`, read without
 TensorFlow. What the columns mean is the tasks' to say."""
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.files import MAX_JSON_BYTES, read_file
 from albert_jax.tasks.examples import listing
 
 SPLITS = ("train", "dev", "test")
@@ -156,8 +158,44 @@ def _hugging_face(place: str, config: str | None, revision: str | None) -> Any:
 def _tensorflow(place: str, config: str | None, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
+    require_no_code(place, data_dir)
     name = place if config is None or "/" in place else f"{place}/{config}"
     return tfds.data_source(name, data_dir=data_dir)
+
+
+def require_no_code(name: str, data_dir: str | None) -> None:
+    """Raises UserError for what TensorFlow Datasets would execute: the code of a dataset in a namespace of its
+    community, or a module that a folder's features.json names."""
+    if ":" in name:
+        raise UserError(f"tfds:{name}: is in a community's namespace, whose code would be fetched and executed")
+    if data_dir is None:
+        return
+    for file in sorted((Path(data_dir).expanduser() / name.partition("/")[0]).rglob("features.json")):
+        content = read_file(file, MAX_JSON_BYTES)
+        try:
+            classes = list(_class_names(json.loads(content.decode())))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}: cannot be read as JSON ({error}); prepare the dataset again") from None
+        for found in classes:
+            if not found.startswith("tensorflow_datasets."):
+                raise UserError(
+                    f"{file}: names the class {found}, whose module would be executed; there may only be those of "
+                    "tensorflow_datasets"
+                )
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """Of the features, which may be JSON in a text in JSON."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = json.loads(value)
+    if isinstance(value, dict):
+        yield from (
+            name for key in ("pythonClassName", "python_class_name", "type") if isinstance(name := value.get(key), str)
+        )
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _class_names(item)
 
 
 def _plain(value: Any) -> Any:

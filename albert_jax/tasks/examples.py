@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.files import read_file
 from albert_jax.tokenizer import AlbertTokenizer
 
 IGNORED = -100
@@ -281,11 +282,7 @@ def describe_labels(
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line, from 1, without the BOM and the line end. Only a line feed ends a line: the other
     characters that Python takes for line ends occur in texts."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = read_file(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -318,6 +315,6 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def listing(names: Iterable[object]) -> str:
-    """Names for a message, at most 20 of them."""
-    names = [str(name) for name in names]
+    """Names for a message, at most 20 of them, on one line: those of a .csv's columns may have line ends."""
+    names = [str(name).replace("\n", "\\n") for name in names]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "none"

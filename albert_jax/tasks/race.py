@@ -221,8 +221,10 @@ def _json(text: str, where: str) -> Any:
 def _article(article: Any, where: str, name: str, group: str) -> list[ChoiceExample]:
     """The questions of an article; `name` stands in for an id that it lacks."""
     match article:
-        case {"article": str(text), "questions": [*questions], "options": [*options]}:
-            answers = article.get("answers")
+        case {"article": str(text), "questions": [*questions], "options": [*options]} if isinstance(
+            answers := article.get("answers"), list | None
+        ):
+            pass
         case _:
             found = listing(article) if isinstance(article, dict) else type(article).__name__
             raise UserError(f"{where}: expected article, questions, options and answers, found {found}")

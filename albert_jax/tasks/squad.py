@@ -14,12 +14,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.files import require_file
 from albert_jax.tasks.datasets import is_dataset, open_dataset, require_columns, require_split
 from albert_jax.tasks.examples import listing
 from albert_jax.tokenizer import AlbertTokenizer, write_file
 
 MAX_LENGTH, MAX_LENGTH_2 = 384, 512
 """Pieces of a window for SQuAD 1.1 and 2.0 (paper, table 14)."""
+MAX_FILE_BYTES = 2**30  # the official files have 42 MB
 N_BEST = 20
 MAX_ANSWER_LENGTH = 30  # pieces
 LEAST_ROOM = 16  # pieces of a context beside its question; fewer hold hardly an answer with its surroundings
@@ -194,16 +196,16 @@ def _field(holder: Any, name: str, kind: type, where: str) -> Any:
 
 
 def _read_json(path: Path) -> Any:
+    require_file(path, MAX_FILE_BYTES)
     try:
-        content = path.read_bytes()
-        if path.suffix == ".xz":
-            content = lzma.decompress(content)
+        with (lzma.open if path.suffix == ".xz" else open)(path, "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise UserError(f"{path}: unpacks to more than {MAX_FILE_BYTES:,} bytes, which no such file has")
         return json.loads(content.decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such SQuAD file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except lzma.LZMAError as error:
+    except (EOFError, lzma.LZMAError) as error:
         raise UserError(f"{path}: not a whole .xz file ({error}); fetch it again") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON in UTF-8 ({error}); give a file in SQuAD's layout") from None

@@ -16,7 +16,7 @@ from albert_jax.tasks.squad import GoldAnswer, SquadExample
 Kind = Literal["classification", "regression", "multi_label", "tagging", "multiple_choice", "question_answering"]
 JSON_SUFFIXES = (".jsonl", ".json")
 SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
-_WHOLE = re.compile(r"[+-]?\d+")
+_WHOLE = re.compile(r"[+-]?\d{1,4000}")  # Python converts no longer ones
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def _number(row: _Row, column: str) -> float:
     value = _cell(row, column)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{row.where(column)}: {value!r:.60}, expected a number")
@@ -286,8 +286,8 @@ def _is_number(value: str) -> bool:
 
 def _choice_columns(row: _Row, columns: Columns) -> list[str]:
     """choices0, choices1 and so on, or choice0, choice_1, by their numbers."""
-    pattern = re.compile(rf"{re.escape(columns.choices)}_?(\d+)|{re.escape(columns.choices.removesuffix('s'))}_?(\d+)")
-    found = [(int(match[1] or match[2]), name) for name in row.cells if (match := pattern.fullmatch(name))]
+    pattern = re.compile(rf"({re.escape(columns.choices)}|{re.escape(columns.choices.removesuffix('s'))})_?(\d{{1,9}})")
+    found = [(int(match[2]), name) for name in row.cells if (match := pattern.fullmatch(name))]
     return [name for _, name in sorted(found)]
 
 
