@@ -20,6 +20,7 @@ From these follows an estimate of the time of a step, by a simple model whose as
 confirmed it.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -46,7 +47,8 @@ Size = Literal["base", "large", "xlarge", "xxlarge"]
 RESERVED = 0.25 * 2**30
 """Bytes of a device's memory that XLA leaves to the runtime."""
 SIZES = ("base", "large", "xlarge", "xxlarge")
-TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:4x4")
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v5e:4x4")
+V5E = ("v5e:4x4", "v5e:16x16")
 QUICK = (("base", "v5e:4x4"), ("base", "v5e:16x16"), ("xxlarge", "v5e:16x16"))
 
 
@@ -89,7 +91,8 @@ class Assumptions:
     hidden_traffic: float = 0.5
     """Share of those bytes that move while products are computed."""
     links: float = 0.80
-    """Share of the links' bandwidth in an all-reduce, which moves twice its bytes less one share, behind nothing."""
+    """Share of the links' bandwidth in an all-reduce, which moves twice its bytes less one share. Nothing is computed
+    beside it, except where the program says so."""
     gpu_bytes: float = 115.0
     """Bytes of memory traffic beside products for each token, unit of H and layer on a GPU, where nothing was compiled;
     attention without its scores. Counted by hand for XLA's fusions."""
@@ -105,6 +108,8 @@ class Arguments:
     """As libtpu names them, such as v5e:4x4, v5p:4x4x4; by default v5e:4x4 and v5e:16x16."""
     all: bool = False
     """Every size at every topology."""
+    resume: bool = False
+    """Keep what `output` holds of the same arguments, and compile only the rest."""
     accumulation: int | None = None
     """Parts that the batch is computed in; by default the fewest that should fit."""
     batch_size: int = 4096
@@ -131,18 +136,27 @@ def main() -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('libtpu is not installed: it compiles for TPUs; pip install -e ".[tpu]"')
-    pairs: list[tuple[str, str]] = [(size, topology) for size in SIZES for topology in TOPOLOGIES]
+    # One topology after the other, the largest machine first: a sweep that is cut off has every size there.
+    pairs: list[tuple[str, str]] = [(size, topology) for topology in TOPOLOGIES for size in SIZES]
     if not arguments.all:
         sizes, topologies = arguments.sizes, arguments.topologies
-        pairs = [(s, t) for s in sizes or ("base",) for t in topologies or TOPOLOGIES[:2]]
+        pairs = [(s, t) for t in topologies or V5E for s in sizes or ("base",)]
         if sizes is None and topologies is None:
             pairs = list(QUICK)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    known = kept_programs(arguments) if arguments.resume else {}
     results = []
     for size, topology in pairs:
-        results.append(examine(arguments, size, topology))
+        results.append(known.get((size, topology)) or examine(arguments, size, topology))
         print(describe(results[-1]), flush=True)
-        written = {"assumptions": asdict(Assumptions()), "programs": results, "estimates": estimates(results)}
+        # What is known and not reached yet stays, so that a second interruption loses nothing.
+        rest = [program for pair, program in known.items() if pair not in pairs[: len(results)]]
+        written = dict(
+            settings=settings(arguments),
+            assumptions=asdict(Assumptions()),
+            programs=results + rest,
+            estimates=estimates(results + rest),
+        )
         arguments.output.write_text(json.dumps(written, indent=2) + "\n")
     from albert_jax.report import table
 
@@ -150,6 +164,33 @@ def main() -> None:
     print("\nassumptions of the estimates, which no device has confirmed:")
     print(*(f"  {name} {value:g}" for name, value in asdict(Assumptions()).items()), sep="\n")
     print(f"written to {arguments.output}")
+
+
+def settings(arguments: Arguments) -> dict[str, Any]:
+    """What programs depend on beside size and topology."""
+    import jax
+
+    from albert_jax.compiler_options import OPTIONS
+
+    chosen = asdict(arguments)
+    for name in ("sizes", "topologies", "all", "resume", "output", "programs"):
+        del chosen[name]
+    versions = dict(jax=jax.__version__, libtpu=importlib.metadata.version("libtpu"))
+    return chosen | versions | dict(compiler_options=OPTIONS["tpu"])
+
+
+def kept_programs(arguments: Arguments) -> dict[tuple[str, str], dict[str, Any]]:
+    """The programs of an earlier run with the same settings, by size and topology. It cannot see that the model or the
+    step changed since."""
+    if not arguments.output.exists():
+        return {}
+    found = json.loads(arguments.output.read_text())
+    if found.get("settings") != settings(arguments):
+        raise UserError(
+            f"resume: {arguments.output} holds programs of {found.get('settings')}, not of {settings(arguments)}; "
+            "give the same arguments, another --output, or no --resume"
+        )
+    return {(program["size"], program["topology"]): program for program in found["programs"]}
 
 
 # ---- the program
@@ -375,6 +416,8 @@ class Collective:
     runs: float = 0.0
     bytes: float = 0.0
     """of the results, on one device"""
+    hidden_bytes: float = 0.0
+    """of these, what moves while products are computed"""
 
 
 @dataclass
@@ -393,6 +436,7 @@ class Totals:
             mine = self.collectives.setdefault(name, Collective())
             mine.runs += times * value.runs
             mine.bytes += times * value.bytes
+            mine.hidden_bytes += times * value.hidden_bytes
         for name, runs in other.kernels.items():
             self.kernels[name] += round(times * runs)
 
@@ -506,7 +550,15 @@ class Program:
             totals.add(self._of(instruction.called("to_apply")))
         elif operation == "fusion" or operation.startswith("async-start"):
             inside = self._of(instruction.called("calls"))
-            totals.add(replace(inside, bytes=0.0 if operation == "fusion" else inside.bytes))
+            collectives = inside.collectives
+            # A collective beside products is written into every fusion that it runs beside, from the one that starts it
+            # to the one that ends it.
+            if instruction.name.startswith("async-collective-start"):
+                collectives = {kind: replace(one, hidden_bytes=one.bytes) for kind, one in collectives.items()}
+            elif "async_collective_fusion" in instruction.text or instruction.name.startswith("async-collective-done"):
+                collectives = {}
+            written = 0.0 if operation == "fusion" else inside.bytes
+            totals.add(replace(inside, bytes=written, collectives=collectives))
         elif operation in ("convolution", "dot"):
             operands = [self._shape(computation, name) for name in instruction.operands]
             totals.flops += (convolution_flops if operation == "convolution" else dot_flops)(instruction, *operands)
@@ -557,6 +609,10 @@ class Program:
         if operation == "copy-start":
             # Its results are the copy, the operand and a handle.
             return instruction.shapes[0].memory_bytes + sum(shape.memory_bytes for shape in operands[0].shapes)
+        if operation == "slice-start":
+            # Its results are the operand, the slice and a handle.
+            piece, whole = instruction.shapes[1], operands[0].shapes[0]
+            return piece.elements / whole.elements * whole.memory_bytes + piece.memory_bytes
         if operation != "fusion":
             arrays = [shape for part in (instruction, *operands) for shape in part.shapes]
             return sum(shape.memory_bytes for shape in arrays)
@@ -679,7 +735,7 @@ def estimates(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     assumed, found = Assumptions(), []
     for result in results:
         chip = CHIPS[result["topology"].split(":")[0]]
-        summed = sum(value["bytes"] for value in result["collectives"].values())
+        summed = sum(value["bytes"] - value["hidden_bytes"] for value in result["collectives"].values())
         found.append(
             estimate(result, result["topology"], result["devices"], chip, result["memory_traffic_bytes"], summed)
         )
