@@ -17,15 +17,10 @@ OPTIONS: dict[str, dict[str, bool]] = {
         "xla_gpu_enable_latency_hiding_scheduler": True,
     },
     "tpu": {
-        # Partial gradients of a matrix product in bfloat16 are kept and summed over the devices in float32, as they are
-        # over layers and parts. By default each device rounds its own to bfloat16 first, and the gradients of the last
-        # layer, in bfloat16, are summed apart from the others': two all-reduces of the same parameters in place of one.
+        # A device's share of a layer's gradients is summed over the devices in float32, as it is over layers and parts.
+        # By default that of the last layer is rounded to bfloat16 first and summed apart from the others': two
+        # all-reduces of the same parameters in place of one.
         "xla_tpu_spmd_f32_accum_for_bf16_ar": True,
-        # An all-reduce whose result is not needed at once runs beside the products that follow: that of the masked-LM
-        # head's gradient of the word embeddings beside the last layer's backward pass. By default all of them stop
-        # the device. Neither does anything without the other.
-        "xla_enable_async_all_reduce": True,
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
     },
 }
 

@@ -11,8 +11,8 @@ optimised program:
   cost analysis counts a loop once), against `flops.py` plus what the rematerialisation repeats. XLA cannot see into a
   kernel; for each run of one, its products are added by hand: 2 in the forward kernel, 5 in the backward one, of 2 L^2
   H each for one row.
-- Collectives: how often each kind runs in a step, and the bytes of its results. Data parallelism needs the gradients of
-  all parameters summed, 4 bytes each, once.
+- Collectives: how often each kind runs in a step, and the bytes of its results, against `reduced_bytes`: data
+  parallelism needs the gradients of all parameters summed, 4 bytes each, once; what is more is said there.
 - Kernels: how often the attention kernels run in a step, against once forwards and once backwards for each layer but
   the last and each part of the batch.
 
@@ -256,6 +256,7 @@ def examine(arguments: Arguments, size: str, topology: str) -> dict[str, Any]:
         device_memory_bytes=chip.memory,
         collectives={name: asdict(value) for name, value in sorted(found.collectives.items())},
         gradient_bytes=4 * tree_size(abstract.params),
+        expected_reduced_bytes=reduced_bytes(abstract.params, phase.accumulation, mesh, config.compute.dtype),
         kernels=dict(found.kernels),
         expected_kernels=(model.num_hidden_layers - 1) * phase.accumulation if kernel == "splash" else 0,
         product_flops=found.flops,
@@ -404,6 +405,35 @@ def kernel_flops(kernels: Counter, model: AlbertConfig, phase: Any, mesh: Any) -
     rows = phase.batch_size / phase.accumulation / (mesh.shape["data"] * mesh.shape["fsdp"])
     product = 2.0 * phase.sequence_length**2 * model.hidden_size * rows / mesh.shape["tensor"]
     return product * sum(runs * (2 if "fwd" in name else 5) for name, runs in kernels.items())
+
+
+def reduced_bytes(params: Any, accumulation: int, mesh: Any, dtype: str) -> float | None:
+    """Bytes of gradients that all-reduces sum in a step; None where that is not known: meshes with `fsdp` or `tensor`,
+    and products in float32.
+
+    XLA moves an all-reduce behind the loop over the parts where a parameter is used once. The layers' parameters are
+    used twice, by the last layer and by the others, and the embeddings are added up by scattering, so theirs are
+    exchanged in every part; so is the masked-LM head's gradient of the word embeddings, which arrives in bfloat16.
+    Without a loop, other gradients of products in bfloat16 are exchanged before they become float32.
+    """
+    import jax
+
+    from albert_jax.sharding import path_name
+
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1 or dtype != "bfloat16":
+        return None
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        if re.search("group_|embeddings/(word|position)", name):
+            total += accumulation * 4.0 * leaf.size
+        elif accumulation == 1 and re.search("(embedding_hidden_mapping_in|pooler|dense|sop_classifier)/", name):
+            total += 2.0 * leaf.size
+        else:
+            total += 4.0 * leaf.size
+        if name.endswith("embeddings/word"):
+            total += accumulation * 2.0 * leaf.size
+    return total
 
 
 # ---- reading a program
@@ -792,9 +822,11 @@ def describe(result: dict[str, Any]) -> str:
     ]
     for name, value in result["collectives"].items():
         lines.append(
-            f"  {name:<12} {value['runs']:g} runs, {value['bytes']:.4g} bytes: "
-            f"{value['bytes'] / result['gradient_bytes']:.2f} x 4 bytes a parameter"
+            f"  {name:<12} {value['runs']:g} runs, {value['bytes']:.4g} bytes, {value['hidden_bytes']:.3g} of them "
+            f"beside products: {value['bytes'] / result['gradient_bytes']:.2f} x 4 bytes a parameter"
         )
+    if result["expected_reduced_bytes"] is not None:
+        lines.append(f"  expected     {result['expected_reduced_bytes']:.4g} bytes of all-reduces")
     if result["unknown_loops"]:
         lines.append(f"  {result['unknown_loops']} loops of unknown trip count, counted once")
     return "\n".join(lines)
@@ -802,11 +834,12 @@ def describe(result: dict[str, Any]) -> str:
 
 def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     header = ("size", "topology", "accumulation", "memory GiB", "of", "FLOPs", "to expected", "kernel runs",
-              "all-reduce bytes", "to gradients", "other collectives", "compile")  # fmt: skip
+              "all-reduces", "bytes", "to expected", "to gradients", "beside products", "others")  # fmt: skip
     rows = [header]
     for r in results:
         counted = r["product_flops"] + r["kernel_flops"]
-        reduced = r["collectives"].get("all-reduce", {"bytes": 0.0})["bytes"]
+        reduced = r["collectives"].get("all-reduce") or asdict(Collective())
+        expected = r["expected_reduced_bytes"]
         others = sum(value["runs"] for name, value in r["collectives"].items() if name != "all-reduce")
         rows.append(
             (
@@ -818,10 +851,12 @@ def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{counted:.3g}",
                 f"{counted / r['expected_flops']:.3f}",
                 " + ".join(f"{runs}" for runs in r["kernels"].values()) or "none",
-                f"{reduced:.3g}",
-                f"{reduced / r['gradient_bytes']:.2f}",
+                f"{reduced['runs']:g}",
+                f"{reduced['bytes']:.3g}",
+                f"{reduced['bytes'] / expected:.3f}" if expected else "",
+                f"{reduced['bytes'] / r['gradient_bytes']:.2f}",
+                f"{reduced['hidden_bytes'] / max(1.0, reduced['bytes']):.0%}",
                 f"{others:g}",
-                f"{r['compile_seconds']:.0f} s",
             )
         )
     return rows
