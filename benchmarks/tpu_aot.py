@@ -155,12 +155,12 @@ def main() -> None:
             settings=settings(arguments),
             assumptions=asdict(Assumptions()),
             programs=results + rest,
-            estimates=estimates(results + rest),
+            estimates=estimates(arguments, results + rest),
         )
         arguments.output.write_text(json.dumps(written, indent=2) + "\n")
     from albert_jax.report import table
 
-    print("", *table(program_table(results)), "", *table(estimate_table(estimates(results))), sep="\n")
+    print("", *table(program_table(results)), "", *table(estimate_table(estimates(arguments, results))), sep="\n")
     print("\nassumptions of the estimates, which no device has confirmed:")
     print(*(f"  {name} {value:g}" for name, value in asdict(Assumptions()).items()), sep="\n")
     print(f"written to {arguments.output}")
@@ -305,11 +305,9 @@ def pretraining(
 ) -> tuple[PretrainConfig, Any]:
     """The paper's recipe, and the batches of a corpus: the bundled one, since only their shapes matter. Without
     `accumulation` it is the least that should fit."""
-    from albert_jax.config import ComputeConfig, PhasesConfig, albert_config, load_config
-    from albert_jax.report import USABLE_MEMORY, activation_bytes, state_bytes
+    from albert_jax.config import load_config
     from albert_jax.sharding import check_batch
     from albert_jax.tasks.pretraining import open_inputs, training_batches
-    from configs.paper import paper_recipe
     from pretrain import build_inputs
 
     sample = load_config(ROOT / "configs" / "pretrain" / "sample.py")
@@ -324,29 +322,38 @@ def pretraining(
     build_inputs(sample)
     tokenizer, corpus, _ = open_inputs(sample)
 
-    config = paper_recipe("runs/tpu_aot", albert_config(size, version=2))
-    compute = ComputeConfig(arguments.dtype, arguments.remat, arguments.attention)
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
-
-    def with_parts(parts: int) -> PretrainConfig:
-        phases = PhasesConfig((125_000,), (arguments.sequence_length,), (arguments.batch_size,), (parts,))
-        data = replace(config.data, pack_sequences=arguments.pack)
-        return replace(config, phases=phases, compute=compute, data=data)
-
     parts = accumulation
     if parts is None:
         check_batch(arguments.batch_size, 1, mesh, "batch_size")
-        sequences = arguments.batch_size // shares
-
-        def needed(n: int) -> float:
-            tried = with_parts(n)
-            return state_bytes(tried, mesh) + activation_bytes(tried, tried.phases.phases[0], n, mesh)
-
-        divisors = (n for n in range(1, sequences + 1) if sequences % n == 0)
-        parts = next((n for n in divisors if needed(n) <= USABLE_MEMORY * chip.memory), sequences)
+        parts = least_parts(arguments, size, mesh, chip.memory)
     check_batch(arguments.batch_size, parts, mesh, "batch_size")
-    config = with_parts(parts)
+    config = recipe(arguments, size, parts)
     return config, training_batches(config, tokenizer, corpus, config.phases.phases[0])
+
+
+def recipe(arguments: Arguments, size: str, parts: int) -> PretrainConfig:
+    """The paper's, of the newer version of the models, in one phase of `parts` parts a step."""
+    from albert_jax.config import ComputeConfig, PhasesConfig, albert_config
+    from configs.paper import paper_recipe
+
+    config = paper_recipe("runs/tpu_aot", albert_config(size, version=2))
+    phases = PhasesConfig((125_000,), (arguments.sequence_length,), (arguments.batch_size,), (parts,))
+    compute = ComputeConfig(arguments.dtype, arguments.remat, arguments.attention)
+    data = replace(config.data, pack_sequences=arguments.pack)
+    return replace(config, phases=phases, compute=compute, data=data)
+
+
+def least_parts(arguments: Arguments, size: str, mesh: Any, memory: float) -> int:
+    """The fewest parts that `--dry_run` estimates to fit into `memory` bytes of a device; one row each if none do."""
+    from albert_jax.report import USABLE_MEMORY, activation_bytes, state_bytes
+
+    def needed(parts: int) -> float:
+        config = recipe(arguments, size, parts)
+        return state_bytes(config, mesh) + activation_bytes(config, config.phases.phases[0], parts, mesh)
+
+    rows = arguments.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    divisors = (n for n in range(1, rows + 1) if rows % n == 0)
+    return next((n for n in divisors if needed(n) <= USABLE_MEMORY * memory), rows)
 
 
 def compile_step(config: PretrainConfig, batches: Any, mesh: Any) -> tuple[Any, Any]:
@@ -756,11 +763,15 @@ def all_reduce_seconds(size: float, devices: int, links: float) -> float:
     return 2 * size * (devices - 1) / devices / (links * Assumptions().links)
 
 
-def estimates(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def estimates(arguments: Arguments, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the compiled programs, and of the same sizes on GPUs, where attention needs no more than `model_flops` and one
-    more product of the scores."""
-    from albert_jax.config import albert_config
+    more product of the scores, and all-reduces are those of the programs."""
+    import jax
+    from jax.sharding import AbstractMesh
+
     from albert_jax.flops import PEAK_FLOPS
+    from albert_jax.model import initialize
+    from albert_jax.sharding import AXES
 
     assumed, found = Assumptions(), []
     for result in results:
@@ -771,14 +782,20 @@ def estimates(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
     for size in dict.fromkeys(result["size"] for result in results):
         result = next(result for result in results if result["size"] == size)
-        model = albert_config(size, 2)
         for name, devices in (("H100 x 8", 8), ("H100 x 64", 64)):
+            if result["batch_size"] % devices:
+                continue
+            mesh = AbstractMesh((devices, 1, 1), AXES)
+            parts = least_parts(arguments, size, mesh, CHIPS[name].memory)
+            model = recipe(arguments, size, parts).model
+            params = jax.eval_shape(lambda model=model: initialize(model, jax.random.key(0)))
             scale = result["devices"] / devices
             tokens = result["batch_size"] * result["sequence_length"] / devices
             scaled = {key: result[key] * scale for key in ("product_flops", "kernel_flops", "model_flops")}
             traffic = assumed.gpu_bytes * tokens * model.hidden_size * model.num_hidden_layers
-            scaled |= dict(peak_flops=PEAK_FLOPS["H100"], size=size, hidden_size=model.hidden_size, accumulation=None)
-            found.append(estimate(result | scaled, name, devices, CHIPS[name], traffic, result["gradient_bytes"]))
+            scaled |= dict(peak_flops=PEAK_FLOPS["H100"], size=size, hidden_size=model.hidden_size, accumulation=parts)
+            summed = reduced_bytes(params, parts, mesh, "bfloat16")
+            found.append(estimate(result | scaled, name, devices, CHIPS[name], traffic, summed))
     return found
 
 
@@ -863,7 +880,7 @@ def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def estimate_table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    header = ("size", "machine", "devices", "products", "memory", "all-reduce", "step", "MFU", "125k steps")
+    header = ("size", "machine", "devices", "parts", "products", "memory", "all-reduce", "step", "MFU", "125k steps")
     return [
         header,
         *(
@@ -871,6 +888,7 @@ def estimate_table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 r["size"],
                 r["machine"],
                 str(r["devices"]),
+                str(r["accumulation"]),
                 f"{r['products_seconds']:.3f} s",
                 f"{r['memory_seconds']:.3f} s",
                 f"{r['all_reduce_seconds']:.4f} s",
