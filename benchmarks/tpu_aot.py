@@ -92,7 +92,7 @@ class Assumptions:
     """Share of those bytes that move while products are computed."""
     links: float = 0.80
     """Share of the links' bandwidth in an all-reduce, which moves twice its bytes less one share. Nothing is computed
-    beside it, except where the program says so."""
+    beside it."""
     gpu_bytes: float = 115.0
     """Bytes of memory traffic beside products for each token, unit of H and layer on a GPU, where nothing was compiled;
     attention without its scores. Counted by hand for XLA's fusions."""
@@ -453,8 +453,6 @@ class Collective:
     runs: float = 0.0
     bytes: float = 0.0
     """of the results, on one device"""
-    hidden_bytes: float = 0.0
-    """of these, what moves while products are computed"""
 
 
 @dataclass
@@ -473,7 +471,6 @@ class Totals:
             mine = self.collectives.setdefault(name, Collective())
             mine.runs += times * value.runs
             mine.bytes += times * value.bytes
-            mine.hidden_bytes += times * value.hidden_bytes
         for name, runs in other.kernels.items():
             self.kernels[name] += round(times * runs)
 
@@ -587,15 +584,7 @@ class Program:
             totals.add(self._of(instruction.called("to_apply")))
         elif operation == "fusion" or operation.startswith("async-start"):
             inside = self._of(instruction.called("calls"))
-            collectives = inside.collectives
-            # A collective beside products is written into every fusion that it runs beside, from the one that starts it
-            # to the one that ends it.
-            if instruction.name.startswith("async-collective-start"):
-                collectives = {kind: replace(one, hidden_bytes=one.bytes) for kind, one in collectives.items()}
-            elif "async_collective_fusion" in instruction.text or instruction.name.startswith("async-collective-done"):
-                collectives = {}
-            written = 0.0 if operation == "fusion" else inside.bytes
-            totals.add(replace(inside, bytes=written, collectives=collectives))
+            totals.add(replace(inside, bytes=0.0 if operation == "fusion" else inside.bytes))
         elif operation in ("convolution", "dot"):
             operands = [self._shape(computation, name) for name in instruction.operands]
             totals.flops += (convolution_flops if operation == "convolution" else dot_flops)(instruction, *operands)
@@ -776,7 +765,7 @@ def estimates(arguments: Arguments, results: list[dict[str, Any]]) -> list[dict[
     assumed, found = Assumptions(), []
     for result in results:
         chip = CHIPS[result["topology"].split(":")[0]]
-        summed = sum(value["bytes"] - value["hidden_bytes"] for value in result["collectives"].values())
+        summed = sum(value["bytes"] for value in result["collectives"].values())
         found.append(
             estimate(result, result["topology"], result["devices"], chip, result["memory_traffic_bytes"], summed)
         )
@@ -839,8 +828,8 @@ def describe(result: dict[str, Any]) -> str:
     ]
     for name, value in result["collectives"].items():
         lines.append(
-            f"  {name:<12} {value['runs']:g} runs, {value['bytes']:.4g} bytes, {value['hidden_bytes']:.3g} of them "
-            f"beside products: {value['bytes'] / result['gradient_bytes']:.2f} x 4 bytes a parameter"
+            f"  {name:<12} {value['runs']:g} runs, {value['bytes']:.4g} bytes: "
+            f"{value['bytes'] / result['gradient_bytes']:.2f} x 4 bytes a parameter"
         )
     if result["expected_reduced_bytes"] is not None:
         lines.append(f"  expected     {result['expected_reduced_bytes']:.4g} bytes of all-reduces")
@@ -851,7 +840,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     header = ("size", "topology", "accumulation", "memory GiB", "of", "FLOPs", "to expected", "kernel runs",
-              "all-reduces", "bytes", "to expected", "to gradients", "beside products", "others")  # fmt: skip
+              "all-reduces", "bytes", "to expected", "to gradients", "others")  # fmt: skip
     rows = [header]
     for r in results:
         counted = r["product_flops"] + r["kernel_flops"]
@@ -872,7 +861,6 @@ def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{reduced['bytes']:.3g}",
                 f"{reduced['bytes'] / expected:.3f}" if expected else "",
                 f"{reduced['bytes'] / r['gradient_bytes']:.2f}",
-                f"{reduced['hidden_bytes'] / max(1.0, reduced['bytes']):.0%}",
                 f"{others:g}",
             )
         )
