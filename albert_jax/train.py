@@ -18,6 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from albert_jax.compiler_options import step_options
 from albert_jax.config import AlbertConfig
 from albert_jax.sharding import BATCH, gathered, named, parameter_specs
 
@@ -234,6 +235,7 @@ def compile_train_step(
         in_shardings=(shardings, NamedSharding(mesh, BATCH), NamedSharding(mesh, P())),
         out_shardings=(shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
+        compiler_options=step_options(mesh),
     )
 
 

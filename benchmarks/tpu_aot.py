@@ -11,8 +11,8 @@ optimised program:
   cost analysis counts a loop once), against `flops.py` plus what the rematerialisation repeats. XLA cannot see into a
   kernel; for each run of one, its products are added by hand: 2 in the forward kernel, 5 in the backward one, of 2 L^2
   H each for one row.
-- Collectives: how often each kind runs in a step, and the bytes of its results. Data parallelism needs the gradients of
-  all parameters summed, 4 bytes each, once.
+- Collectives: how often each kind runs in a step, and the bytes of its results, against `reduced_bytes`: data
+  parallelism needs the gradients of all parameters summed, 4 bytes each, once; what is more is said there.
 - Kernels: how often the attention kernels run in a step, against once forwards and once backwards for each layer but
   the last and each part of the batch.
 
@@ -20,6 +20,7 @@ From these follows an estimate of the time of a step, by a simple model whose as
 confirmed it.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -46,7 +47,8 @@ Size = Literal["base", "large", "xlarge", "xxlarge"]
 RESERVED = 0.25 * 2**30
 """Bytes of a device's memory that XLA leaves to the runtime."""
 SIZES = ("base", "large", "xlarge", "xxlarge")
-TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:4x4")
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:4x4", "v5e:4x4")
+V5E = ("v5e:4x4", "v5e:16x16")
 QUICK = (("base", "v5e:4x4"), ("base", "v5e:16x16"), ("xxlarge", "v5e:16x16"))
 
 
@@ -89,7 +91,8 @@ class Assumptions:
     hidden_traffic: float = 0.5
     """Share of those bytes that move while products are computed."""
     links: float = 0.80
-    """Share of the links' bandwidth in an all-reduce, which moves twice its bytes less one share, behind nothing."""
+    """Share of the links' bandwidth in an all-reduce, which moves twice its bytes less one share. Nothing is computed
+    beside it."""
     gpu_bytes: float = 115.0
     """Bytes of memory traffic beside products for each token, unit of H and layer on a GPU, where nothing was compiled;
     attention without its scores. Counted by hand for XLA's fusions."""
@@ -105,6 +108,8 @@ class Arguments:
     """As libtpu names them, such as v5e:4x4, v5p:4x4x4; by default v5e:4x4 and v5e:16x16."""
     all: bool = False
     """Every size at every topology."""
+    resume: bool = False
+    """Keep what `output` holds of the same arguments, and compile only the rest."""
     accumulation: int | None = None
     """Parts that the batch is computed in; by default the fewest that should fit."""
     batch_size: int = 4096
@@ -131,25 +136,61 @@ def main() -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('libtpu is not installed: it compiles for TPUs; pip install -e ".[tpu]"')
-    pairs: list[tuple[str, str]] = [(size, topology) for size in SIZES for topology in TOPOLOGIES]
+    # One topology after the other, the largest machine first: a sweep that is cut off has every size there.
+    pairs: list[tuple[str, str]] = [(size, topology) for topology in TOPOLOGIES for size in SIZES]
     if not arguments.all:
         sizes, topologies = arguments.sizes, arguments.topologies
-        pairs = [(s, t) for s in sizes or ("base",) for t in topologies or TOPOLOGIES[:2]]
+        pairs = [(s, t) for t in topologies or V5E for s in sizes or ("base",)]
         if sizes is None and topologies is None:
             pairs = list(QUICK)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    known = kept_programs(arguments) if arguments.resume else {}
     results = []
     for size, topology in pairs:
-        results.append(examine(arguments, size, topology))
+        results.append(known.get((size, topology)) or examine(arguments, size, topology))
         print(describe(results[-1]), flush=True)
-        written = {"assumptions": asdict(Assumptions()), "programs": results, "estimates": estimates(results)}
+        # What is known and not reached yet stays, so that a second interruption loses nothing.
+        rest = [program for pair, program in known.items() if pair not in pairs[: len(results)]]
+        written = dict(
+            settings=settings(arguments),
+            assumptions=asdict(Assumptions()),
+            programs=results + rest,
+            estimates=estimates(arguments, results + rest),
+        )
         arguments.output.write_text(json.dumps(written, indent=2) + "\n")
     from albert_jax.report import table
 
-    print("", *table(program_table(results)), "", *table(estimate_table(estimates(results))), sep="\n")
+    print("", *table(program_table(results)), "", *table(estimate_table(estimates(arguments, results))), sep="\n")
     print("\nassumptions of the estimates, which no device has confirmed:")
     print(*(f"  {name} {value:g}" for name, value in asdict(Assumptions()).items()), sep="\n")
     print(f"written to {arguments.output}")
+
+
+def settings(arguments: Arguments) -> dict[str, Any]:
+    """What programs depend on beside size and topology."""
+    import jax
+
+    from albert_jax.compiler_options import OPTIONS
+
+    chosen = asdict(arguments)
+    for name in ("sizes", "topologies", "all", "resume", "output", "programs"):
+        del chosen[name]
+    versions = dict(jax=jax.__version__, libtpu=importlib.metadata.version("libtpu"))
+    return chosen | versions | dict(compiler_options=OPTIONS["tpu"])
+
+
+def kept_programs(arguments: Arguments) -> dict[tuple[str, str], dict[str, Any]]:
+    """The programs of an earlier run with the same settings, by size and topology. It cannot see that the model or the
+    step changed since."""
+    if not arguments.output.exists():
+        return {}
+    found = json.loads(arguments.output.read_text())
+    if found.get("settings") != settings(arguments):
+        raise UserError(
+            f"resume: {arguments.output} holds programs of {found.get('settings')}, not of {settings(arguments)}; "
+            "give the same arguments, another --output, or no --resume"
+        )
+    return {(program["size"], program["topology"]): program for program in found["programs"]}
 
 
 # ---- the program
@@ -215,6 +256,7 @@ def examine(arguments: Arguments, size: str, topology: str) -> dict[str, Any]:
         device_memory_bytes=chip.memory,
         collectives={name: asdict(value) for name, value in sorted(found.collectives.items())},
         gradient_bytes=4 * tree_size(abstract.params),
+        expected_reduced_bytes=reduced_bytes(abstract.params, phase.accumulation, mesh, config.compute.dtype),
         kernels=dict(found.kernels),
         expected_kernels=(model.num_hidden_layers - 1) * phase.accumulation if kernel == "splash" else 0,
         product_flops=found.flops,
@@ -263,11 +305,9 @@ def pretraining(
 ) -> tuple[PretrainConfig, Any]:
     """The paper's recipe, and the batches of a corpus: the bundled one, since only their shapes matter. Without
     `accumulation` it is the least that should fit."""
-    from albert_jax.config import ComputeConfig, PhasesConfig, albert_config, load_config
-    from albert_jax.report import USABLE_MEMORY, activation_bytes, state_bytes
+    from albert_jax.config import load_config
     from albert_jax.sharding import check_batch
     from albert_jax.tasks.pretraining import open_inputs, training_batches
-    from configs.paper import paper_recipe
     from pretrain import build_inputs
 
     sample = load_config(ROOT / "configs" / "pretrain" / "sample.py")
@@ -282,29 +322,38 @@ def pretraining(
     build_inputs(sample)
     tokenizer, corpora, _ = open_inputs(sample)
 
-    config = paper_recipe("runs/tpu_aot", albert_config(size, version=2))
-    compute = ComputeConfig(arguments.dtype, arguments.remat, arguments.attention)
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
-
-    def with_parts(parts: int) -> PretrainConfig:
-        phases = PhasesConfig((125_000,), (arguments.sequence_length,), (arguments.batch_size,), (parts,))
-        data = replace(config.data, pack_sequences=arguments.pack)
-        return replace(config, phases=phases, compute=compute, data=data)
-
     parts = accumulation
     if parts is None:
         check_batch(arguments.batch_size, 1, mesh, "batch_size")
-        sequences = arguments.batch_size // shares
-
-        def needed(n: int) -> float:
-            tried = with_parts(n)
-            return state_bytes(tried, mesh) + activation_bytes(tried, tried.phases.phases[0], n, mesh)
-
-        divisors = (n for n in range(1, sequences + 1) if sequences % n == 0)
-        parts = next((n for n in divisors if needed(n) <= USABLE_MEMORY * chip.memory), sequences)
+        parts = least_parts(arguments, size, mesh, chip.memory)
     check_batch(arguments.batch_size, parts, mesh, "batch_size")
-    config = with_parts(parts)
+    config = recipe(arguments, size, parts)
     return config, training_batches(config, tokenizer, corpora, config.phases.phases[0])
+
+
+def recipe(arguments: Arguments, size: str, parts: int) -> PretrainConfig:
+    """The paper's, of the newer version of the models, in one phase of `parts` parts a step."""
+    from albert_jax.config import ComputeConfig, PhasesConfig, albert_config
+    from configs.paper import paper_recipe
+
+    config = paper_recipe("runs/tpu_aot", albert_config(size, version=2))
+    phases = PhasesConfig((125_000,), (arguments.sequence_length,), (arguments.batch_size,), (parts,))
+    compute = ComputeConfig(arguments.dtype, arguments.remat, arguments.attention)
+    data = replace(config.data, pack_sequences=arguments.pack)
+    return replace(config, phases=phases, compute=compute, data=data)
+
+
+def least_parts(arguments: Arguments, size: str, mesh: Any, memory: float) -> int:
+    """The fewest parts that `--dry_run` estimates to fit into `memory` bytes of a device; one row each if none do."""
+    from albert_jax.report import USABLE_MEMORY, activation_bytes, state_bytes
+
+    def needed(parts: int) -> float:
+        config = recipe(arguments, size, parts)
+        return state_bytes(config, mesh) + activation_bytes(config, config.phases.phases[0], parts, mesh)
+
+    rows = arguments.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    divisors = (n for n in range(1, rows + 1) if rows % n == 0)
+    return next((n for n in divisors if needed(n) <= USABLE_MEMORY * memory), rows)
 
 
 def compile_step(config: PretrainConfig, batches: Any, mesh: Any) -> tuple[Any, Any]:
@@ -363,6 +412,35 @@ def kernel_flops(kernels: Counter, model: AlbertConfig, phase: Any, mesh: Any) -
     rows = phase.batch_size / phase.accumulation / (mesh.shape["data"] * mesh.shape["fsdp"])
     product = 2.0 * phase.sequence_length**2 * model.hidden_size * rows / mesh.shape["tensor"]
     return product * sum(runs * (2 if "fwd" in name else 5) for name, runs in kernels.items())
+
+
+def reduced_bytes(params: Any, accumulation: int, mesh: Any, dtype: str) -> float | None:
+    """Bytes of gradients that all-reduces sum in a step; None where that is not known: meshes with `fsdp` or `tensor`,
+    and products in float32.
+
+    XLA moves an all-reduce behind the loop over the parts where a parameter is used once. The layers' parameters are
+    used twice, by the last layer and by the others, and the embeddings are added up by scattering, so theirs are
+    exchanged in every part; so is the masked-LM head's gradient of the word embeddings, which arrives in bfloat16.
+    Without a loop, other gradients of products in bfloat16 are exchanged before they become float32.
+    """
+    import jax
+
+    from albert_jax.sharding import path_name
+
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1 or dtype != "bfloat16":
+        return None
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_name(path)
+        if re.search("group_|embeddings/(word|position)", name):
+            total += accumulation * 4.0 * leaf.size
+        elif accumulation == 1 and re.search("(embedding_hidden_mapping_in|pooler|dense|sop_classifier)/", name):
+            total += 2.0 * leaf.size
+        else:
+            total += 4.0 * leaf.size
+        if name.endswith("embeddings/word"):
+            total += accumulation * 2.0 * leaf.size
+    return total
 
 
 # ---- reading a program
@@ -557,6 +635,10 @@ class Program:
         if operation == "copy-start":
             # Its results are the copy, the operand and a handle.
             return instruction.shapes[0].memory_bytes + sum(shape.memory_bytes for shape in operands[0].shapes)
+        if operation == "slice-start":
+            # Its results are the operand, the slice and a handle.
+            piece, whole = instruction.shapes[1], operands[0].shapes[0]
+            return piece.elements / whole.elements * whole.memory_bytes + piece.memory_bytes
         if operation != "fusion":
             arrays = [shape for part in (instruction, *operands) for shape in part.shapes]
             return sum(shape.memory_bytes for shape in arrays)
@@ -670,11 +752,15 @@ def all_reduce_seconds(size: float, devices: int, links: float) -> float:
     return 2 * size * (devices - 1) / devices / (links * Assumptions().links)
 
 
-def estimates(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def estimates(arguments: Arguments, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the compiled programs, and of the same sizes on GPUs, where attention needs no more than `model_flops` and one
-    more product of the scores."""
-    from albert_jax.config import albert_config
+    more product of the scores, and all-reduces are those of the programs."""
+    import jax
+    from jax.sharding import AbstractMesh
+
     from albert_jax.flops import PEAK_FLOPS
+    from albert_jax.model import initialize
+    from albert_jax.sharding import AXES
 
     assumed, found = Assumptions(), []
     for result in results:
@@ -685,14 +771,20 @@ def estimates(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
     for size in dict.fromkeys(result["size"] for result in results):
         result = next(result for result in results if result["size"] == size)
-        model = albert_config(size, 2)
         for name, devices in (("H100 x 8", 8), ("H100 x 64", 64)):
+            if result["batch_size"] % devices:
+                continue
+            mesh = AbstractMesh((devices, 1, 1), AXES)
+            parts = least_parts(arguments, size, mesh, CHIPS[name].memory)
+            model = recipe(arguments, size, parts).model
+            params = jax.eval_shape(lambda model=model: initialize(model, jax.random.key(0)))
             scale = result["devices"] / devices
             tokens = result["batch_size"] * result["sequence_length"] / devices
             scaled = {key: result[key] * scale for key in ("product_flops", "kernel_flops", "model_flops")}
             traffic = assumed.gpu_bytes * tokens * model.hidden_size * model.num_hidden_layers
-            scaled |= dict(peak_flops=PEAK_FLOPS["H100"], size=size, hidden_size=model.hidden_size, accumulation=None)
-            found.append(estimate(result | scaled, name, devices, CHIPS[name], traffic, result["gradient_bytes"]))
+            scaled |= dict(peak_flops=PEAK_FLOPS["H100"], size=size, hidden_size=model.hidden_size, accumulation=parts)
+            summed = reduced_bytes(params, parts, mesh, "bfloat16")
+            found.append(estimate(result | scaled, name, devices, CHIPS[name], traffic, summed))
     return found
 
 
@@ -739,6 +831,8 @@ def describe(result: dict[str, Any]) -> str:
             f"  {name:<12} {value['runs']:g} runs, {value['bytes']:.4g} bytes: "
             f"{value['bytes'] / result['gradient_bytes']:.2f} x 4 bytes a parameter"
         )
+    if result["expected_reduced_bytes"] is not None:
+        lines.append(f"  expected     {result['expected_reduced_bytes']:.4g} bytes of all-reduces")
     if result["unknown_loops"]:
         lines.append(f"  {result['unknown_loops']} loops of unknown trip count, counted once")
     return "\n".join(lines)
@@ -746,11 +840,12 @@ def describe(result: dict[str, Any]) -> str:
 
 def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     header = ("size", "topology", "accumulation", "memory GiB", "of", "FLOPs", "to expected", "kernel runs",
-              "all-reduce bytes", "to gradients", "other collectives", "compile")  # fmt: skip
+              "all-reduces", "bytes", "to expected", "to gradients", "others")  # fmt: skip
     rows = [header]
     for r in results:
         counted = r["product_flops"] + r["kernel_flops"]
-        reduced = r["collectives"].get("all-reduce", {"bytes": 0.0})["bytes"]
+        reduced = r["collectives"].get("all-reduce") or asdict(Collective())
+        expected = r["expected_reduced_bytes"]
         others = sum(value["runs"] for name, value in r["collectives"].items() if name != "all-reduce")
         rows.append(
             (
@@ -762,17 +857,18 @@ def program_table(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{counted:.3g}",
                 f"{counted / r['expected_flops']:.3f}",
                 " + ".join(f"{runs}" for runs in r["kernels"].values()) or "none",
-                f"{reduced:.3g}",
-                f"{reduced / r['gradient_bytes']:.2f}",
+                f"{reduced['runs']:g}",
+                f"{reduced['bytes']:.3g}",
+                f"{reduced['bytes'] / expected:.3f}" if expected else "",
+                f"{reduced['bytes'] / r['gradient_bytes']:.2f}",
                 f"{others:g}",
-                f"{r['compile_seconds']:.0f} s",
             )
         )
     return rows
 
 
 def estimate_table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    header = ("size", "machine", "devices", "products", "memory", "all-reduce", "step", "MFU", "125k steps")
+    header = ("size", "machine", "devices", "parts", "products", "memory", "all-reduce", "step", "MFU", "125k steps")
     return [
         header,
         *(
@@ -780,6 +876,7 @@ def estimate_table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 r["size"],
                 r["machine"],
                 str(r["devices"]),
+                str(r["accumulation"]),
                 f"{r['products_seconds']:.3f} s",
                 f"{r['memory_seconds']:.3f} s",
                 f"{r['all_reduce_seconds']:.4f} s",
