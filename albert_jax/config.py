@@ -659,14 +659,8 @@ def read_pretrain_config(path: Path) -> PretrainConfig:
         # One corpus was a plain string before there were mixes.
         if isinstance(values["data"]["corpus"], str):
             values["data"]["corpus"] = [values["data"]["corpus"]]
-        parts = dict(
-            data=DataConfig,
-            model=AlbertConfig,
-            phases=PhasesConfig,
-            optimizer=OptimizerConfig,
-            mesh=MeshConfig,
-            compute=ComputeConfig,
-        )
+        hints = get_type_hints(PretrainConfig)
+        parts = {name: hints[name] for name in values if dataclasses.is_dataclass(hints.get(name))}
         made = {name: part(**_tuples(values[name])) for name, part in parts.items()}
         return PretrainConfig(**_tuples(values) | made)
     except UserError as error:
