@@ -1,0 +1,156 @@
+"""Lets a run go on for hours and sees whether it stays as it was: `python benchmarks/soak.py`.
+
+The sample run, with more steps than fit into the time, trains, evaluates and saves in a process of its own, which is
+asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has one
+line for each twelfth of the time. Memory is flat if the line through what was seen after the first twelfth rises by
+less than 1 % of memory an hour; the step time is steady if the medians of all twelfths but the first lie within 10 %
+of each other; open files are constant if their medians are the same (a save or a read opens more for a moment).
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from sides import cores, write_results
+
+from albert_jax.errors import UserError, exit_cleanly
+from albert_jax.tracking import duration, read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = 12
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Lets a run go on, and watches it."""
+
+    minutes: float = 120.0
+    config: Path = ROOT / "configs" / "pretrain" / "sample.py"
+    steps: int = 1_000_000
+    """of the run's only phase; it is stopped long before"""
+    every: float = 10.0
+    """seconds between two looks at the process"""
+    output: Path = Path("build/soak.json")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the process."""
+
+    time: float
+    memory: int
+    """bytes resident"""
+    files: int
+    threads: int
+
+
+def look(process: int) -> Look:
+    folder = Path("/proc") / str(process)
+    memory = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    files, threads = (len(os.listdir(folder / name)) for name in ("fd", "task"))
+    return Look(time.time(), memory, files, threads)
+
+
+def watch(arguments: Arguments, run: Path) -> tuple[list[Look], float]:
+    """Looks at the run from its first record until the time is up, and the seconds it took to end after SIGTERM."""
+    command = [sys.executable, str(ROOT / "pretrain.py"), str(arguments.config), "--run_dir", str(run / "run")]
+    command += ["--phases.steps", str(arguments.steps)]
+    command += ["--data.tokenizer", str(run / "vocab" / "spiece.model"), "--data.corpus", str(run / "corpus")]
+    with (run / "output.txt").open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    looks: list[Look] = []
+    try:
+        until = time.monotonic() + 60 * arguments.minutes
+        while time.monotonic() < until:
+            if process.poll() is not None:
+                raise UserError(f"the run ended with {process.returncode}:\n{(run / 'output.txt').read_text()[-3000:]}")
+            if looks or read_metrics(run / "run"):
+                looks.append(look(process.pid))
+            time.sleep(arguments.every)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        if process.wait(300):
+            raise UserError(f"after SIGTERM: exit code {process.returncode}")
+        return looks, time.monotonic() - begun
+    finally:
+        process.kill()
+
+
+def main() -> int | None:
+    import tyro
+
+    arguments = tyro.cli(Arguments, use_underscores=True)
+    with tempfile.TemporaryDirectory(prefix="soak_") as place:
+        looks, seconds_to_end = watch(arguments, Path(place))
+        record = read_metrics(Path(place) / "run")
+        stopped = next(line for line in (Path(place) / "run" / "log.txt").read_text().splitlines() if "stopped" in line)
+    evaluations = sum("held_out/loss" in one for one in record)
+    records = [one for one in record if "speed/seconds_per_step" in one]
+    if len(looks) < 2 * PARTS or len(records) < 2 * PARTS:
+        raise UserError(f"--minutes: {len(looks)} looks and {len(records)} records are too few for {PARTS} parts")
+
+    rows = []
+    for part in range(PARTS):
+        seen, steps = (
+            [items[i] for i in range(len(items) * part // PARTS, len(items) * (part + 1) // PARTS)]
+            for items in (looks, records)
+        )
+        rows.append(
+            dict(
+                minutes=(seen[-1].time - looks[0].time) / 60,
+                step=steps[-1]["step"],
+                epoch=steps[-1]["data/epoch"],
+                memory=statistics.median(one.memory for one in seen),
+                most_memory=max(one.memory for one in seen),
+                files=statistics.median(one.files for one in seen),
+                most_files=max(one.files for one in seen),
+                threads=statistics.median(one.threads for one in seen),
+                step_seconds=statistics.median(one["speed/seconds_per_step"] for one in steps),
+                slowest_step=max(one["speed/slowest_step"] for one in steps),
+            )
+        )
+    print(
+        f"{'minutes':>8}{'step':>9}{'memory MB':>11}{'most':>9}{'files':>7}{'most':>6}{'threads':>9}"
+        f"{'ms/step':>9}{'slowest ms':>12}"
+    )
+    for row in rows:
+        print(
+            f"{row['minutes']:8.0f}{row['step']:9,}{row['memory'] / 1e6:11.1f}{row['most_memory'] / 1e6:9.1f}"
+            f"{row['files']:7.0f}{row['most_files']:6}{row['threads']:9.0f}{row['step_seconds'] * 1e3:9.1f}"
+            f"{row['slowest_step'] * 1e3:12.1f}"
+        )
+    warm = looks[len(looks) // PARTS :]
+    hours = [(one.time - looks[0].time) / 3600 for one in warm]
+    growth = np.polyfit(hours, [one.memory for one in warm], 1)[0]
+    medians = [row["step_seconds"] for row in rows[1:]]
+    findings = dict(
+        memory_flat=bool(abs(growth) < 0.01 * statistics.median(one.memory for one in warm)),
+        steps_steady=max(medians) < 1.1 * min(medians),
+        files_constant=len({row["files"] for row in rows[1:]}) == 1,
+    )
+    print(f"memory grows by {growth / 1e6:+.2f} MB an hour; step time {max(medians) / min(medians) - 1:.1%} apart")
+    print(
+        f"{records[-1]['data/epoch']:.1f} epochs, {evaluations} evaluations; SIGTERM {seconds_to_end:.1f} s: {stopped}"
+    )
+    for name, holds in findings.items():
+        print(f"{name.replace('_', ' ')}: {'yes' if holds else 'NO'}")
+    options = {name: str(value) for name, value in asdict(arguments).items()}
+    took = duration(looks[-1].time - looks[0].time)
+    results = dict(
+        growth_bytes_an_hour=growth, evaluations=evaluations, seconds_to_end=seconds_to_end, parts=rows, **findings
+    )
+    write_results(arguments.output, dict(arguments=options, cores=cores(), duration=took, results=results))
+    return None if all(findings.values()) else 1
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
