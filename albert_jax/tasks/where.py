@@ -80,7 +80,7 @@ def run_position(directory: str | Path, step: int | None = None) -> RunPosition:
     source = "as asked for"
     if step is None:
         recorded = last_recorded_step(directory)
-        source = f"newest record in {METRICS_FILE}" if recorded >= (checkpoint or 0) else "that of the newest checkpoint"
+        source = f"newest record in {METRICS_FILE}" if recorded >= (checkpoint or 0) else "newest checkpoint"
         step = max(recorded, checkpoint or 0)
     require(0 <= step <= total, "--step", step, f"the run has {total:,} steps")
     phases = phase_positions(config, directory, step)
@@ -155,7 +155,7 @@ def phase_positions(config: PretrainConfig, directory: Path, step: int) -> tuple
 
 def position_lines(position: RunPosition) -> list[str]:
     """The same for people."""
-    checkpoint = "no checkpoint yet" if position.checkpoint is None else f"newest checkpoint of {position.checkpoint:,}"
+    checkpoint = "no checkpoint yet" if position.checkpoint is None else f"last saved at {position.checkpoint:,}"
     lines = [
         f"{position.run}: step {position.step:,} of {position.total_steps:,} ({position.step_from}; {checkpoint})",
         f"{position.sequences:,} sequences, {position.tokens:,} tokens so far, counted again from the corpora",
