@@ -71,16 +71,17 @@ class Arguments:
 
 
 class Fleet:
-    """The processes of one run, started anew after each interruption."""
+    """The processes of one run, with so many host-platform devices each, started anew after each interruption."""
 
-    def __init__(self, folder: Path, count: int, programs: Path):
-        self.folder, self.count, self.programs = folder, count, programs
+    def __init__(self, folder: Path, count: int, programs: Path, devices: int = 1, options: tuple[str, ...] = ()):
+        self.folder, self.count, self.programs, self.devices, self.options = folder, count, programs, devices, options
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         address = f"127.0.0.1:{random.randrange(20_000, 60_000)}"
         variables = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -90,7 +91,8 @@ class Fleet:
                 *("--distributed.coordinator_address", address, "--distributed.num_processes", str(self.count)),
                 *("--distributed.process_id", str(number)),
             )
-            command = [sys.executable, str(ROOT / "pretrain.py"), "config.py", *(together if self.count > 1 else ())]
+            command = [sys.executable, str(ROOT / "pretrain.py"), "config.py", *self.options]
+            command += together if self.count > 1 else ()
             with (self.folder / f"output_{number}.txt").open("wb") as output:
                 self.processes.append(
                     subprocess.Popen(command, cwd=self.folder, env=variables, stdout=output, stderr=subprocess.STDOUT)
