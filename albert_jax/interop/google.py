@@ -444,8 +444,8 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """
     prefix = checkpoint_prefix(path)
     shards = _shards(prefix)
-    require_sound_index(_index(prefix), shards)
     tensorflow = _tensorflow()
+    require_sound_index(_index(prefix), shards)
     try:
         reader = tensorflow.train.load_checkpoint(str(prefix))
         names = _model_variables(reader.get_variable_to_shape_map())

@@ -158,19 +158,29 @@ def _hugging_face(place: str, config: str | None, revision: str | None) -> Any:
 def _tensorflow(place: str, config: str | None, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
-    require_no_code(place, data_dir)
     name = place if config is None or "/" in place else f"{place}/{config}"
+    require_no_code(name, data_dir)
     return tfds.data_source(name, data_dir=data_dir)
 
 
 def require_no_code(name: str, data_dir: str | None) -> None:
     """Raises UserError for what TensorFlow Datasets would execute: the code of a dataset in a namespace of its
     community, or a module that a folder's features.json names."""
-    if ":" in name:
+    from tensorflow_datasets.core.naming import parse_builder_name_kwargs
+
+    try:
+        dataset, arguments = parse_builder_name_kwargs(name)
+    except ValueError:
+        raise UserError(
+            f"tfds:{name}: is not a dataset's name; write NAME, NAME/CONFIG, NAME:1.0.0 or NAME/CONFIG:1.0.0"
+        ) from None
+    if dataset.namespace:
         raise UserError(f"tfds:{name}: is in a community's namespace, whose code would be fetched and executed")
+    if surplus := sorted(arguments.keys() - {"config", "version"}):
+        raise UserError(f"tfds:{name}: {surplus[0]} cannot be part of the name; write #data_dir=FOLDER behind it")
     if data_dir is None:
         return
-    for file in sorted((Path(data_dir).expanduser() / name.partition("/")[0]).rglob("features.json")):
+    for file in sorted((Path(data_dir).expanduser() / dataset.name).rglob("features.json")):
         content = read_file(file, MAX_JSON_BYTES)
         try:
             classes = list(_class_names(json.loads(content.decode())))

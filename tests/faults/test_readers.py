@@ -35,7 +35,7 @@ from albert_jax.interop import huggingface, tensor_bundle
 from albert_jax.interop.google import checkpoint_prefix
 from albert_jax.pretrained import AlbertModel
 from albert_jax.tasks import squad
-from albert_jax.tasks.datasets import open_dataset
+from albert_jax.tasks.datasets import open_dataset, require_no_code
 from albert_jax.tasks.table import read_table
 from albert_jax.tokenizer import AlbertTokenizer
 
@@ -402,6 +402,20 @@ def test_a_dataset_folder_that_names_a_module_is_refused(tmp_path):
 def test_a_dataset_in_a_community_namespace_is_refused():
     with pytest.raises(UserError, match="whose code would be fetched and executed"):
         open_dataset("tfds:someone:set", "train", usual="glue")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("set/data_dir=elsewhere", "data_dir cannot be part of the name"), ("a b", "is not a dataset's name")],
+)
+def test_a_name_that_says_more_than_the_dataset_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        require_no_code(name, None)
+
+
+@pytest.mark.parametrize("name", ["set", "set:1.0.0", "set/config", "set/config.2:1.0.0", "set:1.*.*"])
+def test_a_dataset_may_be_named_with_its_version(name):
+    require_no_code(name, None)
 
 
 # ---- code

@@ -132,7 +132,7 @@ def test_a_truncated_file_is_named(corpus, part, verify):
 @pytest.mark.parametrize("part", DTYPES)
 def test_a_missing_file_is_named(corpus, part):
     (corpus[0] / f"train-00000.{part}").unlink()
-    with pytest.raises(UserError, match=rf"train-00000\.{part}: cannot be opened"):
+    with pytest.raises(UserError, match=rf"train-00000\.{part}: no such file"):
         read(corpus[0], verify=False)
 
 
