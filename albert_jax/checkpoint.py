@@ -84,16 +84,22 @@ class Checkpoints:
         _seal(self.directory / str(step))
 
     def load(self, step: int, abstract: Any = None) -> Any:
-        """The state of `step`, on the shardings of `abstract`; nested dicts of arrays as they were saved without it.
+        """The state of `step`, on the shardings of `abstract`; without it nested dicts of arrays on the first device.
 
         Does not verify checksums: `newest_intact` has."""
         try:
             with _told_once():
-                return self._checkpointer.load(step, abstract)
+                return self._checkpointer.load(step, self._whole(step) if abstract is None else abstract)
         except Exception as error:
             others = [other for other in _sealed_steps(self.directory) if other != step]
             way_on = f"to continue from step {max(others)}" if others else "to begin again"
             raise UserError(f"{_damage(self.directory / str(step), error)}; remove that folder {way_on}") from error
+
+    def _whole(self, step: int) -> Any:
+        """Of a state saved by whatever mesh, for a device of this one."""
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        saved = ocp.metadata((self.directory / str(step)).absolute()).metadata
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
 
     def wait(self) -> None:
         """Returns when everything saved is sealed. Raises what that met, once."""
