@@ -23,14 +23,15 @@ def require_sound_index(path: Path, shards: Sequence[Path]) -> None:
     """Raises `UserError` unless every entry is a tensor that lies, with the bytes that its shape needs, within one of
     the data files, and all together take no more than these hold."""
     data = read_file(path, MAX_BYTES)
-    rooms = [shard.stat().st_size for shard in shards]
+    rooms = [(shard, shard.stat().st_size) for shard in shards]
     try:
         entries = list(_entries(data))
         needed = sum(_require_within(key, value, rooms) for key, value in entries if key)
     except (ValueError, IndexError, struct.error) as error:
         raise UserError(f"{path}: damaged, or no TensorFlow checkpoint ({error})") from error
-    if needed > sum(rooms):
-        raise UserError(f"{path}: damaged, claims {needed:,} bytes of parameters where the data has {sum(rooms):,}")
+    room = sum(size for _, size in rooms)
+    if needed > room:
+        raise UserError(f"{path}: damaged, claims {needed:,} bytes of parameters where the data has {room:,}")
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -79,8 +80,9 @@ def _block(data: bytes, offset: int, size: int) -> list[tuple[bytes, bytes]]:
     return entries
 
 
-def _require_within(key: bytes, value: bytes, rooms: Sequence[int]) -> int:
-    """The bytes of an entry's tensor. Raises ValueError unless they lie in the data files."""
+def _require_within(key: bytes, value: bytes, rooms: Sequence[tuple[Path, int]]) -> int:
+    """The bytes of an entry's tensor. Raises ValueError for an unsound entry, UserError for one that ends behind its
+    data file."""
     name = repr(key[:100].decode(errors="replace"))
     fields = {1: 0, 3: 0, 4: 0, 5: 0}  # type, number of the data file, offset, size
     shape: list[int] = []
@@ -101,8 +103,14 @@ def _require_within(key: bytes, value: bytes, rooms: Sequence[int]) -> int:
     needed = math.prod(shape) * SIZES[type_number]
     if needed > size or (needed < size and type_number != STRING):
         raise ValueError(f"{name} of shape {shape[:8]} needs {needed:,} bytes and has {size:,}")
-    if shard >= len(rooms) or offset + size > rooms[shard]:
-        raise ValueError(f"{name} leads out of the data files")
+    if shard >= len(rooms):
+        raise ValueError(f"{name} is in data file {shard} of {len(rooms)}")
+    file, room = rooms[shard]
+    if offset + size > room:
+        raise UserError(
+            f"{file}: {name} cannot be read: it ends at byte {offset + size:,} of {room:,}; the file is "
+            "truncated, or of another checkpoint"
+        )
     return size
 
 
