@@ -224,7 +224,7 @@ class DataConfig:
             "data.sources",
             self.sources,
             f"make one corpus, and data.corpus names {len(self.corpus)}; encode each with data/encode_corpus.py, with "
-            "the same tokenizer, and leave data.sources empty",
+            "the same tokenizer, and leave data.sources empty (--data.sources with nothing behind it)",
         )
         require(
             len(self.corpus_weights) in (0, len(self.corpus)),
@@ -634,7 +634,8 @@ def load_config(path: str | Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        require(hasattr(module, "get_config"), str(path), path.name, "a configuration file defines get_config()")
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: defines no get_config(), the function that returns a configuration")
         return module.get_config()
     except UserError:
         raise
@@ -642,7 +643,8 @@ def load_config(path: str | Path) -> Any:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         place = f"{path}, line {line}" if line else str(path)
-        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"{place}: {type(error).__name__}: {reason}") from error
 
 
 def save_json(config: Any, path: Path) -> None:

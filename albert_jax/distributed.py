@@ -49,7 +49,10 @@ class DistributedOptions:
             return
         host, _, port = self.coordinator_address.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise UserError(f"--distributed.coordinator_address = {self.coordinator_address!r}: must be host:port")
+            raise UserError(
+                f"--distributed.coordinator_address = {self.coordinator_address!r}: must be host:port, the port from 1 "
+                "to 65535"
+            )
         if not 0 <= self.process_id < self.num_processes:
             raise UserError(
                 f"--distributed.process_id = {self.process_id}: must be 0 to {self.num_processes - 1}, "

@@ -4,6 +4,7 @@ understood later. Knows files, nothing of models."""
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -49,6 +50,12 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: TextIO = (self.path / LOCK_FILE).open("w")
         except OSError as error:
+            for place in (self.path, *self.path.parents):
+                if os.path.lexists(place) and not place.is_dir():
+                    raise UserError(
+                        f"run_dir = {self.path}: {place} is in the way, which is no folder; move it, or give another "
+                        "--run_dir"
+                    ) from error
             raise UserError(f"run_dir = {self.path}: cannot be written ({error.strerror}); {ADVICE}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -82,7 +82,7 @@ def run_position(directory: str | Path, step: int | None = None) -> RunPosition:
         recorded = last_recorded_step(directory)
         source = f"newest record in {METRICS_FILE}" if recorded >= (checkpoint or 0) else "newest checkpoint"
         step = max(recorded, checkpoint or 0)
-    require(0 <= step <= total, "--step", step, f"the run has {total:,} steps")
+    require(0 <= step <= total, "--step", step, f"must be 0 to {total:,}, the steps of the run")
     phases = phase_positions(config, directory, step)
     parts = [corpus for phase in phases for corpus in phase.corpora]
     return RunPosition(
@@ -163,7 +163,7 @@ def position_lines(position: RunPosition) -> list[str]:
     for phase in position.phases:
         lines.append(
             f"phase {phase.number}: step {phase.steps_done:,} of {phase.steps:,}, "
-            f"{phase.batch_size:,} rows of {phase.sequence_length}"
+            f"each a batch of {phase.batch_size:,} rows of {phase.sequence_length} tokens"
         )
         for part in phase.corpora:
             lines += [

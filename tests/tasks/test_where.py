@@ -137,7 +137,7 @@ def test_where_can_be_asked_of_any_step(finished):
     assert positions[LAST].phases == run_position(finished.run_dir).phases
     books = positions[8].phases[0].corpora[1]
     assert books.epochs > 1 and books.epoch_documents_begun <= books.documents
-    with pytest.raises(UserError, match=r"--step = 13: the run has 12 steps"):
+    with pytest.raises(UserError, match=r"--step = 13: must be 0 to 12, the steps of the run"):
         run_position(finished.run_dir, 13)
 
 
