@@ -3,7 +3,7 @@
 
 Three runs of the same configuration are each done once in peace and once with interruptions at random moments, until
 there were as many as asked for: one process; two processes with one device each; and one process on a file system of
-4 MB that is filled and emptied again (where this user may mount one). What is done: SIGKILL and SIGTERM to a process,
+12 MB that is filled and emptied again (where this user may mount one). What is done: SIGKILL and SIGTERM to a process,
 while it starts, trains, saves or evaluates; SIGKILL or SIGTERM to one of two processes; filling the disk. After each
 the same command is given again. At the end parameters, moments and step are compared bit for bit with the run in
 peace, and so is the record of losses.
@@ -221,6 +221,8 @@ def state(folder: Path) -> dict[str, np.ndarray]:
 
 def differences(folder: Path, reference: Path) -> list[str]:
     """What is not bit for bit as in the run in peace: leaves of the state, and records."""
+    if not (folder / "checkpoints" / str(STEPS)).exists():
+        return ["did not come to its end"]
     ours, theirs = state(folder), state(reference)
     found = [name for name, leaf in theirs.items() if not np.array_equal(ours.get(name), leaf)]
     mine, expected = (
@@ -321,15 +323,17 @@ def main() -> int | None:
                 results[name] = dict(skipped="this user may not mount a file system", interruptions={}, bad=[])
                 continue
             wanted = round(arguments.interruptions * share)
-            results[name] = torment(folder, count, wanted, programs, chance, disk)
-            ends = [folder / "run", *folder.glob("finished_*[0-9]")] if not disk else [folder / "run"]
-            results[name]["different"] = {
-                end.name: found
-                for end in ends
-                if (end / "checkpoints").exists() and (found := differences(end, references[count]))
-            }
-            if disk:
-                subprocess.run(["umount", "-l", str(folder / "run")], check=True)
+            try:
+                results[name] = torment(folder, count, wanted, programs, chance, disk)
+                ends = [folder / "run", *folder.glob("finished_*[0-9]")] if not disk else [folder / "run"]
+                results[name]["different"] = {
+                    end.name: found
+                    for end in ends
+                    if (end / "checkpoints").exists() and (found := differences(end, references[count]))
+                }
+            finally:
+                if disk:
+                    subprocess.run(["umount", "-l", str(folder / "run")], check=True)
             show(name, results[name])
         results["damaged files"] = damages(work, references[1], arguments.damages, programs, chance)
         show("damaged files", results["damaged files"])
@@ -342,7 +346,7 @@ def main() -> int | None:
 
 def mount(folder: Path) -> bool:
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
