@@ -1,10 +1,11 @@
 """Lets a run go on for hours and sees whether it stays as it was: `python benchmarks/soak.py`.
 
 The sample run, with more steps than fit into the time, trains, evaluates and saves in a process of its own, which is
-asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has one
-line for each twelfth of the time. Memory is flat if the line through what was seen after the first twelfth rises by
-less than 1 % of memory an hour; the step time is steady if the medians of all twelfths but the first lie within 10 %
-of each other; open files are constant if their medians are the same (a save or a read opens more for a moment).
+asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has
+one line for each twelfth of the time. Memory is flat if the line through what was seen after the first twelfth rises
+or falls by less than 1 % of memory an hour; the step time is steady if the medians of all twelfths but the first lie
+within 10 % of each other; open files are constant if their medians are the same (a save or a read opens more for a
+moment).
 """
 
 import os
