@@ -1064,7 +1064,7 @@ BAD_INPUT = {
         ["--task", "squad1", "--data_dir", "squad", "--squad.head", "beam"],
         r"squad\.head = 'beam': .*use plain",
     ),
-    "a run folder where a file is": (lambda f: (f / "run").write_text(""), [], r"run_dir = run.*: run is in the way, which is no folder"),
+    "a run folder where a file is": (lambda f: (f / "run").write_text(""), [], r"run_dir = run.*: run is in the way"),
     "predictions of no model": (
         nothing,
         ["--mode", "predict", "--init_from", "None"],

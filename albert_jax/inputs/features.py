@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from albert_jax.inputs.kernels import kernel
 from albert_jax.inputs.masking import MaskRules, mask_sequence
 from albert_jax.inputs.random import derive, stream
 from albert_jax.inputs.segments import SPECIAL_TOKENS, BrokenOffsets, Rules, Text, make_pair
@@ -124,7 +124,7 @@ def with_slots(features: Features) -> Features:
     )
 
 
-@njit(nogil=True)
+@kernel
 def fill_rows(
     features: Features, filled: np.ndarray, rows: np.ndarray, starts: np.ndarray, shard: int, text: Text, rules: Rules,
     mask_rules: MaskRules, layout: Layout, key: np.uint64,

@@ -4,8 +4,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from albert_jax.inputs.kernels import kernel
 from albert_jax.inputs.random import draw, draw_below
 
 SPAN_TRIES = 8
@@ -29,7 +29,7 @@ class MaskRules(NamedTuple):
     """bool [V]: pieces that begin a word."""
 
 
-@njit(nogil=True)
+@kernel
 def mask_sequence(
     ids: np.ndarray, length: int, rules: MaskRules, state: np.ndarray, positions: np.ndarray, labels: np.ndarray,
     ngram_counts: np.ndarray, replacement_counts: np.ndarray,
@@ -87,7 +87,7 @@ def mask_sequence(
     return count
 
 
-@njit(nogil=True)
+@kernel
 def _find_words(ids: np.ndarray, length: int, rules: MaskRules, begins: np.ndarray, ends: np.ndarray) -> int:
     """Writes the token range of every word and returns their number. Special pieces belong to none and part words."""
     words, inside = 0, False
@@ -104,7 +104,7 @@ def _find_words(ids: np.ndarray, length: int, rules: MaskRules, begins: np.ndarr
     return words
 
 
-@njit(nogil=True)
+@kernel
 def _mean_excess(begins: np.ndarray, ends: np.ndarray, words: int, max_ngram: int) -> float:
     """How many tokens beyond a goal the first n-gram to reach it ends, on average: E[S^2] / 2 E[S] - 1/2 for n-grams of
     S tokens (renewal theory). n has E[n] = N / h and E[n^2] = N (N + 1) / 2 h with h = 1 + 1/2 + ... + 1/N."""
@@ -121,7 +121,7 @@ def _mean_excess(begins: np.ndarray, ends: np.ndarray, words: int, max_ngram: in
     return span_square / (2 * mean_n * mean) - 0.5
 
 
-@njit(nogil=True)
+@kernel
 def _find_place(
     begins: np.ndarray, ends: np.ndarray, words: int, taken: np.ndarray, n: int, room: int, state: np.ndarray
 ) -> int:
@@ -146,7 +146,7 @@ def _find_place(
     return -1
 
 
-@njit(nogil=True)
+@kernel
 def _is_free(
     begins: np.ndarray, ends: np.ndarray, words: int, taken: np.ndarray, first: int, n: int, room: int
 ) -> bool:
@@ -162,7 +162,7 @@ def _is_free(
     return not (last + 1 < words and taken[last + 1] and begins[last + 1] == ends[last])
 
 
-@njit(nogil=True)
+@kernel
 def _replacement(piece: int, rules: MaskRules, state: np.ndarray, counts: np.ndarray) -> int:
     """What stands in for a masked token, decided for each token by itself, as in Google's code."""
     chance = draw(state)

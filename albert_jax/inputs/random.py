@@ -3,13 +3,12 @@ token), so that no thread, host or restart can change what comes out. Compiled, 
 
 SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): 64 bits of state, which
 pass BigCrush, at about a nanosecond per number. numpy's generators cost 8 microseconds to make, as much as a whole
-sequence.
-
-The kernels are compiled at every start, in 2 to 3 seconds: numba's cache does not notice a change in a function that
-another file inlines, and a stale mask is worse than a short wait."""
+sequence."""
 
 import numpy as np
 from numba import njit
+
+from albert_jax.inputs.kernels import kernel
 
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -21,32 +20,32 @@ def _mix(z: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@njit
+@kernel
 def derive(key: np.uint64, data: int) -> np.uint64:
     """Another key for each value of `data`."""
     return _mix((key ^ _mix(np.uint64(data) + GOLDEN_GAMMA)) + GOLDEN_GAMMA)
 
 
-@njit
+@kernel
 def stream(key: np.uint64) -> np.ndarray:
     """A new stream, uint64 [1]; the functions below draw from it and advance it."""
     return np.array([key], np.uint64)
 
 
-@njit
+@kernel
 def draw(state: np.ndarray) -> float:
     """Uniform in [0, 1), 53 bits."""
     state[0] += GOLDEN_GAMMA
     return (_mix(state[0]) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit
+@kernel
 def draw_below(state: np.ndarray, bound: int) -> int:
     """Uniform integer in [0, bound); the bias of the multiplication is below bound / 2**53."""
     return int(draw(state) * bound)
 
 
-@njit(nogil=True)
+@kernel
 def permutation(count: int, key: np.uint64) -> np.ndarray:
     """0 to `count` - 1 in random order, uint32 (Fisher and Yates)."""
     order = np.arange(count).astype(np.uint32)

@@ -7,8 +7,8 @@ is up to chance.
 """
 
 import numpy as np
-from numba import njit
 
+from albert_jax.inputs.kernels import kernel
 from albert_jax.inputs.random import permutation
 
 TOKENS_PER_SEQUENCE = 32
@@ -22,7 +22,7 @@ def max_sequences(sequence_length: int) -> int:
     return max(LEAST_SEQUENCES, sequence_length // TOKENS_PER_SEQUENCE)
 
 
-@njit(nogil=True)
+@kernel
 def row_patterns(counts: np.ndarray, sequences: int) -> tuple[np.ndarray, np.ndarray]:
     """How rows are filled with `counts[n]` examples of n tokens, n up to a row's length: the lengths in each kind of
     row [kinds, sequences], 0 for an unused place, and how many rows of the kind there are.
@@ -66,7 +66,7 @@ def row_patterns(counts: np.ndarray, sequences: int) -> tuple[np.ndarray, np.nda
     return lengths[:kinds], rows[:kinds]
 
 
-@njit(nogil=True)
+@kernel
 def arrange(
     order: np.ndarray, example_lengths: np.ndarray, row_length: int, sequences: int, key: np.uint64
 ) -> np.ndarray:

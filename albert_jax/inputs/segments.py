@@ -8,8 +8,8 @@ stream, so any example can be made again from (seed, epoch, shard, token) alone.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from albert_jax.inputs.kernels import kernel
 from albert_jax.inputs.random import derive, draw, draw_below, stream
 
 SENTENCE_ORDER, NEXT_SENTENCE, NO_OBJECTIVE = 0, 1, 2
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
     next_token: int
 
 
-@njit(nogil=True)
+@kernel
 def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int, key: np.uint64) -> Pair:
     """The pair of the chunk that starts at `token`, in sentence `sentence` of `document`.
 
@@ -129,7 +129,7 @@ def make_pair(text: Text, rules: Rules, document: int, sentence: int, token: int
     return Pair(token, middle, middle, stop, 0, end, stop)
 
 
-@njit(nogil=True)
+@kernel
 def _last_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int) -> int:
     """The last word start in [low, high], or `high` where no word starts."""
     for position in range(high, low - 1, -1):
@@ -138,7 +138,7 @@ def _last_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high
     return high
 
 
-@njit(nogil=True)
+@kernel
 def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, high: int, state: np.ndarray) -> int:
     """A uniformly random word start in [low, high), or any position where no word starts."""
     count = 0
@@ -155,7 +155,7 @@ def _random_word_start(tokens: np.ndarray, word_starts: np.ndarray, low: int, hi
     return low
 
 
-@njit(nogil=True)
+@kernel
 def _other_segment(
     text: Text, rules: Rules, document: int, room: int, wanted: int, state: np.ndarray
 ) -> tuple[int, int]:
@@ -187,7 +187,7 @@ def _other_segment(
     return start, stop
 
 
-@njit(nogil=True)
+@kernel
 def plan(
     text: Text, rules: Rules, key: np.uint64, documents: np.ndarray, sentences: np.ndarray, tokens: np.ndarray,
     lengths: np.ndarray,
