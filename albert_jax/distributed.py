@@ -4,7 +4,9 @@ JAX's distributed runtime does all of it: its coordinator is process 0, and its 
 is only when to start it, and which of its failures means what.
 """
 
+import errno
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -67,6 +69,8 @@ def start(options: DistributedOptions) -> None:
         if not launched_together():
             return
         arguments = {"local_device_ids": _devices_of_a_node()}
+    elif options.process_id == 0:
+        _require_port(options.coordinator_address)
     try:
         jax.distributed.initialize(
             **arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=MEETING_SECONDS
@@ -77,6 +81,20 @@ def start(options: DistributedOptions) -> None:
             f"the processes of this run did not meet within {MEETING_SECONDS} s ({reason}); start all of them, with "
             "the same coordinator address and number of processes, and see that its port can be reached"
         ) from error
+
+
+def _require_port(address: str) -> None:
+    """JAX crashes where another program has the port, and meets another run's processes where it is another run."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2])), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise UserError(
+                f"--distributed.coordinator_address = {address}: process 0 cannot listen there ({os.strerror(error.errno)}); "
+                "give another port to all processes"
+            ) from error
 
 
 def launched_together() -> bool:

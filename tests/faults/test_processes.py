@@ -193,6 +193,15 @@ def test_options_that_cannot_be_are_named(fields, message):
         DistributedOptions(*fields)
 
 
+def test_a_port_in_use_is_named():
+    with socket.socket() as server:
+        server.bind(("0.0.0.0", 0))
+        server.listen()
+        address = f"localhost:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"coordinator_address = {address}: process 0 cannot listen there"):
+            distributed.start(DistributedOptions(address, 2, 0))
+
+
 def test_the_record_is_whole_after_all_this(finished):
     for line in (finished / "run" / "metrics.jsonl").read_text().splitlines():
         assert isinstance(json.loads(line), dict)
