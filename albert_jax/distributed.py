@@ -92,8 +92,8 @@ def _require_port(address: str) -> None:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise UserError(
-                f"--distributed.coordinator_address = {address}: process 0 cannot listen there ({os.strerror(error.errno)}); "
-                "give another port to all processes"
+                f"--distributed.coordinator_address = {address}: process 0 cannot listen there "
+                f"({os.strerror(error.errno)}); give another port to all processes"
             ) from error
 
 
