@@ -28,6 +28,7 @@ from albert_jax.checkpoint import Checkpoints, newest_intact
 from albert_jax.config import (
     Phase,
     PretrainConfig,
+    flatten,
     load_config,
     parse_command,
     scale_to_batch_size,
@@ -44,7 +45,7 @@ from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.predict import MASK, fill_mask
 from albert_jax.pretrained import AlbertForPreTraining
 from albert_jax.report import dry_run_report
-from albert_jax.run_directory import ADVICE, RunDirectory
+from albert_jax.run_directory import ADVICE, RunDirectory, versions
 from albert_jax.sharding import check_batch, make_mesh, own_mesh
 from albert_jax.stopping import StopRequest
 from albert_jax.tasks.pretraining import (
@@ -121,6 +122,7 @@ def main() -> int | None:
 def pretrain(config: PretrainConfig) -> int | None:
     """A run from wherever it stands to its end, or to the first request to stop."""
     stop = StopRequest()
+    distributed.require_same(flatten(config) | versions()["packages"])
     # ---- where: devices and the folder of the run
     mesh = make_mesh(config.mesh)
     for phase in config.phases.phases:
@@ -192,6 +194,8 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
         tokenizer, corpora, held_out = open_inputs(config)
         first_phase = config.phases.phases[0]
         batches = training_batches(config, tokenizer, corpora, first_phase)
+    fingerprints = {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpora)}
+    distributed.require_same(fingerprints)
 
     # ---- what learns: shapes, then shardings, then arrays
     objective = pretraining_objective(config.model, config.compute)
@@ -211,7 +215,6 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
     with distributed.failing_together():
         if distributed.is_first():
             directory.require_room(tree_bytes(abstract), checkpoints=2)  # the new one is whole before an old one goes
-            fingerprints = {"tokenizer": tokenizer.fingerprint, "corpus": corpus_fingerprint(corpora)}
             directory.save_description(config, config.model, tokenizer, fingerprints)
     checkpoints, latest, passed_over = open_checkpoints(config, directory)
     state = create() if latest is None else checkpoints.load(latest, abstract)

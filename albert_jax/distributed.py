@@ -5,6 +5,7 @@ is only when to start it, and which of its failures means what.
 """
 
 import errno
+import hashlib
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -147,6 +149,19 @@ def share_text(text: str) -> list[str]:
     encoded = np.frombuffer(text.encode()[:MESSAGE_BYTES], np.uint8)
     data[: len(encoded)] = encoded
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in multihost_utils.process_allgather(data)]
+
+
+def require_same(values: dict[str, Any]) -> None:
+    """Raises `UserError` in all processes where one has another value of something than process 0."""
+    marks = {name: hashlib.sha256(f"{name}={value!r}".encode()).hexdigest()[:12] for name, value in values.items()}
+    first = share_text(" ".join(marks.values()))[0].split()
+    with failing_together():
+        for name, mark in marks.items():
+            if mark not in first:
+                raise UserError(
+                    f"{name} = {values[name]}: is another in process 0; start all processes with the same "
+                    "configuration and options, on the same versions and data"
+                )
 
 
 def of_first(value: int) -> int:

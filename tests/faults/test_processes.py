@@ -119,6 +119,23 @@ def leaves(tree):
     return [leaf for part in tree.values() for leaf in leaves(part)] if isinstance(tree, dict) else [tree]
 
 
+def test_a_process_with_other_options_ends_all(unstarted):
+    address = f"127.0.0.1:{free_port()}"
+    common = ("--distributed.coordinator_address", address, "--distributed.num_processes", 2)
+    rate = ("--optimizer.peak_learning_rate", 0.5)
+    results = ended(
+        [
+            start(unstarted, *common, "--distributed.process_id", 0),
+            start(unstarted, *common, "--distributed.process_id", 1, *rate),
+        ]
+    )
+    assert [code for code, _ in results] == [2, 2], results
+    message = "optimizer.peak_learning_rate = 0.5: is another in process 0"
+    assert f"error: process 1 of 2 cannot go on: {message}" in results[0][1]
+    assert f"error: {message}" in results[1][1]
+    assert not (unstarted / "run").exists()
+
+
 def test_what_one_process_finds_wrong_ends_all_with_one_message(unstarted):
     (unstarted / "run").mkdir()
     (unstarted / "run" / "lock").mkdir()  # only the process that writes meets it
