@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -39,12 +38,6 @@ def get_config():
     )
 """
 SPEED = re.compile("speed/")
-COMPILED_ONCE = {
-    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="albert_jax_programs_"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-"""The runs of this file are all of the same programs."""
 
 
 def command(*options, config="config.py"):
@@ -53,7 +46,7 @@ def command(*options, config="config.py"):
 
 def environment():
     # One device, as on a laptop: not the suite's eight.
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"} | COMPILED_ONCE
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def run(folder, *options, config="config.py"):

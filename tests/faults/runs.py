@@ -3,19 +3,12 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from albert_jax.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
-COMPILED_ONCE = {
-    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="albert_jax_programs_"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-"""All runs are of the same few programs."""
 
 
 def start(folder, *options, devices=1):
@@ -24,7 +17,7 @@ def start(folder, *options, devices=1):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "pretrain.py"), "config.py", *map(str, options)],
         cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags} | COMPILED_ONCE,
+        env=os.environ | {"XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
