@@ -70,8 +70,10 @@ def _folder() -> Path | None:
     for name, value in sorted(os.environ.items()):
         if name.startswith("NUMBA_"):  # some change what is compiled
             digest.update(f"{name}={value}\n".encode())
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "albert_jax"
-    for parent in (Path(importlib.util.cache_from_source(__file__)).parent, user):
+    parents = [Path(importlib.util.cache_from_source(__file__)).parent]
+    with suppress(RuntimeError):  # a user of a container may have no home
+        parents.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "albert_jax")
+    for parent in parents:
         folder = parent / f"kernels-{digest.hexdigest()[:16]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
