@@ -5,7 +5,7 @@ Three runs of the same configuration are each done once in peace and once with i
 there were as many as asked for: one process; two processes with one device each; and one process on a file system of
 12 MB that is filled and emptied again (where this user may mount one). What is done: SIGKILL and SIGTERM to a process,
 while it starts, trains, saves or evaluates; SIGKILL or SIGTERM to one of two processes; filling the disk. After each
-the same command is given again. At the end parameters, moments and step are compared bit for bit with the run in
+the same command is given again. (Processes wait 1 minute for each other at the start, not 5.) At the end parameters, moments and step are compared bit for bit with the run in
 peace, and so is the record of losses.
 
 Then checkpoints of the finished run are damaged, one at a time (a byte flipped, a file cut short, deleted or swapped
@@ -55,6 +55,14 @@ def get_config():
         keep_checkpoints=3, disk_pause_minutes=5,
     )
 """
+START = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+from albert_jax import distributed
+distributed.MEETING_SECONDS = 60
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 TIMED = "speed/"
 """Of the record, what a clock or the machine decides."""
 
@@ -91,7 +99,7 @@ class Fleet:
                 *("--distributed.coordinator_address", address, "--distributed.num_processes", str(self.count)),
                 *("--distributed.process_id", str(number)),
             )
-            command = [sys.executable, str(ROOT / "pretrain.py"), "config.py", *self.options]
+            command = [sys.executable, "-c", START, str(ROOT / "pretrain.py"), "config.py", *self.options]
             command += together if self.count > 1 else ()
             with (self.folder / f"output_{number}.txt").open("wb") as output:
                 self.processes.append(
