@@ -5,8 +5,8 @@ Three runs of the same configuration are each done once in peace and once with i
 there were as many as asked for: one process; two processes with one device each; and one process on a file system of
 12 MB that is filled and emptied again (where this user may mount one). What is done: SIGKILL and SIGTERM to a process,
 while it starts, trains, saves or evaluates; SIGKILL or SIGTERM to one of two processes; filling the disk. After each
-the same command is given again. (Processes wait 1 minute for each other at the start, not 5.) At the end parameters, moments and step are compared bit for bit with the run in
-peace, and so is the record of losses.
+the same command is given again. At the end parameters, moments and step are compared bit for bit with the run in
+peace, and so is the record of losses. Processes wait for each other at the start for 1 minute here, not for 5.
 
 Then checkpoints of the finished run are damaged, one at a time (a byte flipped, a file cut short, deleted or swapped
 with another checkpoint's), and shards of the corpus too, and the run is continued: it has to find the damage, and to
