@@ -17,6 +17,8 @@ FOOTER = 48
 SIZES = {1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 7: 1, 8: 8, 9: 8, 10: 1, 14: 2, 17: 2, 19: 2, 22: 4, 23: 8}
 STRING = 7
 MAX_RANK = 254
+KEY_BYTES = 5
+"""Protocol buffers take no field whose key or size is written in more."""
 
 
 def require_sound_index(path: Path, shards: Sequence[Path]) -> None:
@@ -26,7 +28,9 @@ def require_sound_index(path: Path, shards: Sequence[Path]) -> None:
     rooms = [(shard, shard.stat().st_size) for shard in shards]
     try:
         entries = list(_entries(data))
-        needed = sum(_require_within(key, value, rooms) for key, value in entries if key)
+        if not entries or entries[0][0]:
+            raise ValueError("its first entry is no header")
+        needed = sum(_require_within(key, value, rooms) for key, value in entries[1:])
     except (ValueError, IndexError, struct.error) as error:
         raise UserError(f"{path}: damaged, or no TensorFlow checkpoint ({error})") from error
     room = sum(size for _, size in rooms)
@@ -124,7 +128,9 @@ def _dimensions(message: bytes, name: str) -> list[int]:
         for inner, inner_kind, value in _fields(content):
             if (inner, inner_kind) == (1, 0):
                 size = value
-            elif (inner, inner_kind) != (2, 2):  # the dimension's name
+            elif (inner, inner_kind) == (2, 2):
+                value.decode()  # the dimension's name
+            else:
                 raise ValueError(f"{name} has a shape that is none")
         if size >= 2**63:
             raise ValueError(f"{name} has an impossible shape")
@@ -136,12 +142,12 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     """Number, wire type and content of a message's fields: numbers, bytes, or the 4 bytes of a fixed number."""
     at = 0
     while at < len(message):
-        key, at = _varint(message, at)
+        key, at = _varint(message, at, KEY_BYTES)
         number, kind = key >> 3, key & 7
         if kind == 0:
             content, at = _varint(message, at)
         elif kind in (2, 5):
-            size, at = _varint(message, at) if kind == 2 else (4, at)
+            size, at = _varint(message, at, KEY_BYTES) if kind == 2 else (4, at)
             content, at = message[at : at + size], at + size
         else:
             raise ValueError(f"an entry has a field of wire type {kind}")
@@ -150,14 +156,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         yield number, kind, content
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int, most_bytes: int = 10) -> tuple[int, int]:
     """A number of at most 64 bits, and where it ends."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most_bytes, 7):
         byte = data[at + shift // 7]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             if value >= 2**64:
                 break
             return value, at + shift // 7 + 1
-    raise ValueError("a number has more than 64 bits")
+    raise ValueError("a number is too long")

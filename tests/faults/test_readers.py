@@ -332,9 +332,9 @@ def block(*entries: tuple[bytes, bytes], restart: int = 0) -> bytes:
     return pairs + struct.pack("<II", restart, 1)
 
 
-def table(entry: bytes, restart: int = 0) -> bytes:
+def table(entry: bytes, restart: int = 0, keys: tuple[bytes, bytes] = (b"", b"variable")) -> bytes:
     """TensorFlow's index with a header and one variable."""
-    data = block((b"", b"\x08\x01"), (b"variable", entry), restart=restart)
+    data = block((keys[0], b"\x08\x01"), (keys[1], entry), restart=restart)
     index = block((b"w", varint(0) + varint(len(data))))
     footer = varint(0) + varint(8) + varint(len(data) + 5) + varint(len(index))
     magic = struct.pack("<Q", tensor_bundle.MAGIC)
@@ -372,6 +372,10 @@ def test_a_sound_index_of_tensorflow_is_accepted(tmp_path, data_file):
         (table(entry()[:-2]), "cut short"),
         (table(entry() + b"\x3a\x00"), "is partitioned, which is not read; save it whole"),
         (table(entry() + b"\x42\x00"), "has field 8"),
+        (table(b"\x0b", keys=(b"", b"")), "field of wire type 3"),
+        (table(entry(), keys=(b"a", b"b")), "its first entry is no header"),
+        (table(b"\x12\x07\x12\x05\x08\x06\x12\x01\xff" + entry(shape=())), "can't decode"),
+        (table(entry() + b"\x88\x80\x80\x80\x80\x00\x01"), "a number is too long"),
         (table(entry(), restart=3), "can be entered between its entries"),
         (table(entry())[:-1], "no table's footer"),
         (b"", "no table's footer"),
