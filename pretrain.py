@@ -231,7 +231,8 @@ def prepare(config: PretrainConfig, mesh: Mesh, directory: RunDirectory, stop: S
         + f"held out   {sum(c.num_documents for c in held_out):,} documents, {sum(c.num_tokens for c in held_out):,} "
         "tokens; unigram entropy "
         f"{unigram_entropy(held_out):.3f} nats\n"
-        f"run        {config.phases.total_steps:,} steps in {directory.path}, "
+        + ("verified   every checksum and token of the corpora\n" if config.data.verify_checksums else "")
+        + f"run        {config.phases.total_steps:,} steps in {directory.path}, "
         + ("from scratch" if latest is None else f"continued from step {latest:,}")
     )
     if note := slow_bfloat16(config.compute.dtype):
