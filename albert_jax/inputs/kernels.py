@@ -2,8 +2,9 @@
 
 numba's own cache looks at the file of the compiled function alone: a change in what that function calls or inlines
 from another file does not reach it, and of two processes that save at the same moment one may find the other's code
-under its own argument types. Here compiled code is kept in a folder named by the contents of all files with kernels,
-and it is read and written under a lock. What goes wrong with the cache costs the time to compile and nothing else.
+under its own argument types. Here compiled code is kept in a folder named by the contents of all files beside this
+one, so kernels may take functions and constants from no others; and it is read and written under a lock. What goes
+wrong with the cache costs the time to compile and nothing else.
 """
 
 import hashlib
