@@ -63,7 +63,7 @@ from albert_jax.tasks.pretraining import (
     unigram_entropy,
 )
 from albert_jax.tokenizer import AlbertTokenizer
-from albert_jax.tracking import Clock, Interval, Tracker, Watch, duration
+from albert_jax.tracking import Clock, Interval, Tracker, Watch, duration, give_back_free_memory
 from albert_jax.train import (
     STRAIN_OF_A_SKIP,
     Limits,
@@ -414,6 +414,7 @@ def evaluate(run: Run, evaluators: list[Evaluator], step: int) -> None:
         return
     run.seconds += run.clock.lap()
     values = {name: value for evaluator in evaluators for name, value in evaluator.run(run.state.params)}
+    give_back_free_memory()
     seconds = run.clock.lap()
     run.watch.start()
     shown = ("loss", "mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy")

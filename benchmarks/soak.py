@@ -3,10 +3,10 @@
 The sample run, with more steps than fit into the time, trains, evaluates and saves in a process of its own, which is
 asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has
 one line for each twelfth of the time. Memory is what the process itself holds (Linux's RssAnon); pages of mapped files
-come and go as the system likes, and are listed beside it. It is flat if the line through what was seen after the first
-twelfth rises by less than 1 % an hour: a leak never falls, the allocator's free lists may. The step time is steady if
-the medians of all twelfths but the first lie within 10 % of each other; open files are constant if their medians are
-the same (a save or a read opens more for a moment).
+come and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if
+its medians lie within 5 % of each other, and the line through all looks neither rises nor falls by 1 % an hour. The
+step time is steady if its medians lie within 10 % of each other; open files are constant if theirs are the same (a save
+or a read opens more for a moment).
 """
 
 import os
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def watch(arguments: Arguments, run: Path) -> tuple[list[Look], float]:
         process.kill()
 
 
+def spread(medians: Iterable[float]) -> float:
+    """By how much the largest exceeds the smallest, as a share of it."""
+    values = list(medians)
+    return max(values) / min(values) - 1
+
+
 def main() -> int | None:
     import tyro
 
@@ -137,13 +144,17 @@ def main() -> int | None:
     warm = looks[len(looks) // PARTS :]
     hours = [(one.time - looks[0].time) / 3600 for one in warm]
     growth = np.polyfit(hours, [one.memory for one in warm], 1)[0]
-    medians = [row["step_seconds"] for row in rows[1:]]
+    growth_an_hour = growth / statistics.median(one.memory for one in warm)
+    memory, step_time = spread(row["memory"] for row in rows[1:]), spread(row["step_seconds"] for row in rows[1:])
     findings = dict(
-        memory_flat=bool(growth < 0.01 * statistics.median(one.memory for one in warm)),
-        steps_steady=max(medians) < 1.1 * min(medians),
+        memory_flat=bool(abs(growth_an_hour) < 0.01 and memory < 0.05),
+        steps_steady=step_time < 0.1,
         files_constant=len({row["files"] for row in rows[1:]}) == 1,
     )
-    print(f"memory grows by {growth / 1e6:+.2f} MB an hour; step time {max(medians) / min(medians) - 1:.1%} apart")
+    print(
+        f"memory {growth / 1e6:+.2f} MB an hour ({growth_an_hour:+.2%}), medians {memory:.1%} apart; "
+        f"step time {step_time:.1%} apart"
+    )
     print(
         f"{records[-1]['data/epoch']:.1f} epochs, {evaluations} evaluations; SIGTERM {seconds_to_end:.1f} s: {stopped}"
     )
