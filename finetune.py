@@ -43,7 +43,7 @@ from albert_jax.finetuned import (
     use_model,
 )
 from albert_jax.flops import slow_bfloat16
-from albert_jax.inputs.batches import Shape, plan_shapes
+from albert_jax.inputs.batches import Shape
 from albert_jax.interop.huggingface import read_json
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
@@ -62,6 +62,7 @@ from albert_jax.tasks.finetuning import (
     first,
     percentages,
     predict,
+    shapes_for,
     thresholds,
     training_batches,
     truncation,
@@ -288,8 +289,7 @@ def prepare(config: FinetuneConfig, mesh: Mesh) -> Setting:
     model = start(seed=config.seeds[0])
     aim = objective(task.head, model.config, config.compute)
     optimizer = make_optimizer(optimizer_config(recipe), recipe.steps)
-    part = config.recipe.batch_size // config.accumulation
-    shapes = plan_shapes(units, part, mesh.shape["data"] * mesh.shape["fsdp"], model.config.hidden_size)
+    shapes = shapes_for(units, recipe.batch_size, recipe.steps, model.config, mesh, config.accumulation)
     batches = training_batches(config, mesh, task, train, tokenizer, shapes, config.seeds[0])
     abstract_batch = jax.eval_shape(lambda: batch_arrays(task, train, batches, 0))
     _, abstract, shardings = create_state(

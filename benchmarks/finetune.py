@@ -51,6 +51,8 @@ BATCH_SIZES = {  # the paper's, table 14; on a CPU what fits into memory
 }
 SQUAD_FILES = ("squad/train-v1.1.json.xz", "squad/train-v1.1.json")
 SQUAD_LENGTH, SQUAD_STRIDE = 384, 128
+RECIPE_EXAMPLES = {"sst2": 20_935 * 32, "mnli": 10_000 * 128, "squad": 3649 * 48}
+"""What a fine-tuning by the paper's table 14 trains on in all."""
 TINY = dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
 """A network to try this script with; its speed says nothing."""
 
@@ -100,6 +102,8 @@ class Job:
     learning_rate: float
     """at step k of n, from 0: times min(k / warmup_steps, (n - k) / (n - warmup_steps))"""
     warmup_steps: int
+    recipe_steps: int
+    """optimizer steps of the published recipe, of which a pass is a sample: for what is worth preparing"""
     weight_decay: float = 0.01
     """decoupled, as AdamW's; of matrices only, not of biases and LayerNorm"""
     beta_1: float = 0.9
@@ -185,6 +189,7 @@ def write_inputs(arguments: Arguments, workload: str, device: str, work: Path) -
         pad_id=tokenizer.pad_id,
         learning_rate=learning_rate,
         warmup_steps=max(1, steps // 10),
+        recipe_steps=RECIPE_EXAMPLES[workload] // batch_size,
     )
     (work / "job.json").write_text(json.dumps(asdict(job), indent=2))
     print(

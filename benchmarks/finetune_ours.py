@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from albert_jax.config import ComputeConfig, MeshConfig, OptimizerConfig
-from albert_jax.inputs.batches import TrainingBatches, Units, plan_shapes
+from albert_jax.inputs.batches import TrainingBatches, Units
 from albert_jax.optim import make_optimizer
 from albert_jax.pretrained import CLASSES
 from albert_jax.sharding import BATCH, make_mesh, place
-from albert_jax.tasks.finetuning import ahead, batch_arrays
+from albert_jax.tasks.finetuning import ahead, batch_arrays, shapes_for
 from albert_jax.tasks.heads import Split, classification_head, objective, span_head
 from albert_jax.train import compile_train_step, create_state, initial_state, zero_sums
 
@@ -52,7 +52,7 @@ def split_of(draw: np.ndarray) -> Split:
 task = SimpleNamespace(head=head)
 lengths = np.diff(data["offsets"])
 pool = Units(lengths, np.arange(len(lengths) + 1))
-shapes = plan_shapes(pool, job.batch_size, mesh.size, model.config.hidden_size)
+shapes = shapes_for(pool, job.batch_size, job.recipe_steps, model.config, mesh)
 splits = [split_of(draw) for draw in data["draws"]]
 
 

@@ -6,21 +6,23 @@ sentences cost what they are long and little is compiled. Everything is a pure f
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from albert_jax.inputs.packing import PackedBatch, fill_rows, lay_out, pack
+from albert_jax.inputs.packing import LEAST_LENGTH, PackedBatch, fill_rows, lay_out, pack
 
-LENGTHS = (32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+LENGTHS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Tokens of a row; longer ones are multiples of the last step."""
-SHAPES = 5
+SPACINGS = (4, 8, 16, 32)
+"""A row has places for one sequence in so many tokens, whichever the plan finds cheapest. With few places short
+sequences take up those of long ones; with many the last block is computed where no one reads it."""
+PLACE_COST = 0.075
+"""What a place costs in a network of twelve layers, in tokens: most of the last block."""
+SHAPES = 12
 """Most shapes that are planned for, each a compilation; a batch that fits none of them gets one of its own."""
 SAMPLE = 256
 """Batches that the plan looks at."""
-QUANTILES = (0.15, 0.35, 0.55, 0.75, 0.9, 1.0)
-"""How many of the sampled batches a planned shape may hold."""
 PLAN_SEED = 20190926
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -28,10 +30,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Shape(NamedTuple):
-    """Rows of a part of a batch, and tokens of a row."""
+    """Rows of a part of a batch, tokens of a row, and the sequences that it has places for."""
 
     rows: int
     length: int
+    places: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class TrainingBatches:
         chosen = [self._units.sequences(part) for part in parts]
         shape, rows = self._fitted(chosen)
         return [
-            Part(part, lay_out(rows_of_part, self._sequences, shape, self._pad_id))
+            Part(part, lay_out(rows_of_part, self._sequences, shape[:2], self._pad_id, shape.places))
             for part, rows_of_part in zip(parts, rows, strict=True)
         ]
 
@@ -112,73 +115,86 @@ class TrainingBatches:
         longest = max(lengths[index] for part in parts for index in part)
         total = max(sum(lengths[index] for index in part) for part in parts)
         orders = [sorted(part, key=lambda index: -lengths[index]) for part in parts]
+        filled: dict[tuple[int, int], list[list[list[int]]]] = {}
+
+        def rows_of(length: int, places: int) -> list[list[list[int]]]:
+            if (length, places) not in filled:
+                filled[length, places] = [fill_rows(order, lengths, length, most=places)[0] for order in orders]
+            return filled[length, places]
+
         for shape in self._shapes:
             if shape.length < longest or shape.rows * shape.length < total:
                 continue
-            rows = [fill_rows(order, lengths, shape.length)[0] for order in orders]
+            rows = rows_of(shape.length, shape.places)
             if max(map(len, rows)) <= shape.rows:
                 return shape, rows
         # A shape of its own, and so a compilation: in rows as long as others are, where that costs less.
-        sizes = {row_length(longest), *(shape.length for shape in self._shapes if shape.length >= longest)}
-        filled = [(size, [fill_rows(order, lengths, size)[0] for order in orders]) for size in sorted(sizes)]
-        length, rows = min(filled, key=lambda fill: fill[0] * max(map(len, fill[1])))
-        return Shape(multiple(max(map(len, rows)), self._shards), length), rows
+        size = row_length(longest)
+        sizes = {
+            (size, max(1, size // LEAST_LENGTH)),
+            *(shape[1:] for shape in self._shapes if shape.length >= longest),
+        }
+        length, places = min(sizes, key=lambda size: (size[0] * max(map(len, rows_of(*size))), size))
+        rows = rows_of(length, places)
+        return Shape(multiple(max(map(len, rows)), self._shards), length, places), rows
 
 
-def plan_shapes(units: Units, batch_size: int, shards: int, hidden_size: int) -> list[Shape]:
-    """At most `SHAPES` shapes for batches of random units, cheapest first: those that cost the least on average, the
-    last of which holds every batch that was looked at. The plan is the same for every seed.
+def plan_shapes(units: Units, batch_size: int, shards: int, hidden_size: int, least_saving: float = 0.0) -> list[Shape]:
+    """At most `SHAPES` shapes for batches of random units, cheapest first, the last of which holds every batch that was
+    looked at. Each of the others lowers the average cost of a batch by more than `least_saving`, a share of it. The
+    plan is the same for every seed.
 
     `hidden_size` is the network's: it decides what a long row costs."""
     generator = np.random.default_rng(PLAN_SEED)
-    drawn = [
-        units.sequences(generator.choice(len(units), batch_size, replace=batch_size > len(units)))
+    lengths = units.lengths.tolist()
+    orders = [
+        sorted(
+            units.sequences(generator.choice(len(units), batch_size, replace=batch_size > len(units))),
+            key=lambda index: -lengths[index],
+        )
         for _ in range(min(SAMPLE, max(16, 20_000 // batch_size)))
     ]
-    lengths = units.lengths.tolist()
-    orders = [sorted(part, key=lambda index: -lengths[index]) for part in drawn]
     longest = np.array([lengths[order[0]] for order in orders])
     # Rows longer than any sequence waste less of their ends.
     least = row_length(int(longest.max()))
     top = max(least, min(2 * least, LENGTHS[-1]))
     sizes = [*(size for size in LENGTHS if size < top), top]
-    # rows[i, j]: rows of sizes[i] that batch j needs.
-    rows = np.full((len(sizes), len(drawn)), np.inf)
-    for i, size in enumerate(sizes):
-        for j in np.flatnonzero(longest <= size):
-            rows[i, j] = multiple(len(fill_rows(orders[j], lengths, size)[0]), shards)
-    candidates = {
-        Shape(int(count), size)
-        for size, needed in zip(sizes, rows, strict=True)
-        if np.isfinite(needed).mean() >= 0.5
-        for count in np.quantile(needed[np.isfinite(needed)], QUANTILES, method="higher")
-    }
-    whole = [
-        Shape(int(needed.max()), size) for size, needed in zip(sizes, rows, strict=True) if np.isfinite(needed).all()
-    ]
 
-    def average_cost(shapes: Sequence[Shape]) -> float:
-        """Of a batch, in the cheapest of `shapes` that holds it."""
-        costs = [
-            np.where(rows[sizes.index(shape.length)] <= shape.rows, cost(shape, hidden_size), np.inf)
-            for shape in shapes
-        ]
-        return float(np.min(costs, axis=0).mean())
+    def plan(spacing: int) -> tuple[float, list[Shape]]:
+        """The average cost of a batch, and the shapes, of which each takes over from those before what it holds for
+        less."""
+        costs: dict[Shape, np.ndarray] = {}
+        for size in sizes:
+            places = max(1, size // spacing)
+            rows = np.full(len(orders), np.inf)
+            for batch in np.flatnonzero(longest <= size):
+                rows[batch] = multiple(len(fill_rows(orders[batch], lengths, size, most=places)[0]), shards)
+            for count in np.unique(rows[np.isfinite(rows)]):
+                shape = Shape(int(count), size, places)
+                costs[shape] = np.where(rows <= count, cost(shape, hidden_size), np.inf)
 
-    choices = [
-        (*smaller, last)
-        for last in whole
-        for count in range(SHAPES)
-        for smaller in combinations(sorted(candidates - {last}), count)
-    ]
-    best = min(choices, key=lambda shapes: (round(average_cost(shapes), 6), len(shapes), shapes))
+        def average(shape: Shape) -> float:
+            return float(np.minimum(cheapest, costs[shape]).mean())
+
+        cheapest = np.full(len(orders), np.inf)
+        chosen = [min(costs, key=average)]
+        cheapest = costs[chosen[0]]
+        while len(chosen) < SHAPES:
+            shape = min(costs, key=average)
+            if average(shape) >= (1 - least_saving) * cheapest.mean() - 1e-9:
+                break
+            chosen.append(shape)
+            cheapest = np.minimum(cheapest, costs[shape])
+        return float(cheapest.mean()), chosen
+
+    _, best = min(map(plan, SPACINGS), key=lambda plan: plan[0])
     return sorted(best, key=lambda shape: (cost(shape, hidden_size), shape))
 
 
 def cost(shape: Shape, hidden_size: int) -> float:
     """What a part of this shape costs, in units of the matrix products of a token: these take 24 H^2 operations in a
     layer, attention 4 H for each token of the row."""
-    return shape.rows * shape.length * (1 + shape.length / (6 * hidden_size))
+    return shape.rows * (shape.length * (1 + shape.length / (6 * hidden_size)) + shape.places * PLACE_COST)
 
 
 def row_length(longest: int) -> int:

@@ -38,7 +38,7 @@ class PackedBatch(NamedTuple):
     """int32 [B, R]: number of the sequence in its row from 1 on, 0 for none"""
     position_ids: np.ndarray
     first_positions: np.ndarray
-    """int32 [B, R / 8]: where each sequence of a row begins"""
+    """int32 [B, S]: where each sequence of a row begins; S is the most that a row may hold"""
     places: list[Place]
 
 
@@ -91,10 +91,12 @@ def padded_count(rows: int, at_once: int) -> int:
 
 
 def fill_rows(
-    order: list[int], lengths: Sequence[int], size: int, opening: int = 0
+    order: list[int], lengths: Sequence[int], size: int, opening: int = 0, most: int | None = None
 ) -> tuple[list[list[int]], list[int]]:
     """Rows of indices, and the indices that are left: each sequence, longest first, goes where it leaves the least room
-    (best fit); only those of at least `opening` tokens may begin a row."""
+    (best fit); only those of at least `opening` tokens may begin a row. A row holds at most `most` sequences, by
+    default one in `LEAST_LENGTH` tokens."""
+    most = size // LEAST_LENGTH if most is None else most
     rows: list[list[int]] = []
     left: list[int] = []
     by_room: list[list[int]] = [[] for _ in range(size + 1)]
@@ -114,7 +116,7 @@ def fill_rows(
             left.append(index)
             continue
         rows[row].append(index)
-        if len(rows[row]) < size // LEAST_LENGTH:
+        if len(rows[row]) < most:
             by_room[room - length].append(row)
             rooms |= 1 << (room - length)
     return rows, left
@@ -125,11 +127,12 @@ def lay_out(
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
     shape: tuple[int, int],
     pad_id: int,
+    most: int | None = None,
 ) -> PackedBatch:
-    """The arrays [B, R] of some rows, at most B."""
+    """The arrays [B, R] of some rows, at most B, each of at most `most` sequences (see `fill_rows`)."""
     input_ids = np.full(shape, pad_id, np.int32)
     token_type_ids, attention_mask, position_ids = (np.zeros(shape, np.int32) for _ in range(3))
-    first_positions = np.zeros((shape[0], shape[1] // LEAST_LENGTH), np.int32)
+    first_positions = np.zeros((shape[0], shape[1] // LEAST_LENGTH if most is None else most), np.int32)
     places = []
     for row, indices in enumerate(rows):
         start = 0

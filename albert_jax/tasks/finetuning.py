@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from albert_jax.config import AlbertConfig
-from albert_jax.inputs.batches import Shape, TrainingBatches, packed_arrays, stacked, whole_batches
+from albert_jax.flops import training_flops_per_sequence
+from albert_jax.inputs.batches import Shape, TrainingBatches, Units, packed_arrays, plan_shapes, stacked, whole_batches
 from albert_jax.inputs.packing import PackedBatch, tokens_per_batch
 from albert_jax.sharding import ROWS, place
 from albert_jax.tasks.catalog import Predictions, Task
@@ -25,12 +26,29 @@ from albert_jax.tokenizer import AlbertTokenizer
 
 READ_AHEAD = 4
 """Batches that are made while the device computes."""
+COMPILE_SECONDS = 10.0
+"""What a further shape of a batch takes to be compiled, about."""
+SPEED = {"cpu": 5e11, "gpu": 1e14, "tpu": 1e14}
+"""Operations per second of a device, roughly, by JAX's name of its kind. Not measured, so that a run that is continued,
+on whatever machine of the kind, makes the same batches."""
 Reader = Callable[[Any, dict[str, jax.Array]], Any]
 """(parameters, batch of rows) -> what a head reads from the network's output."""
 
 
 def first(examples: Sequence[Any], count: int | None) -> Sequence[Any]:
     return examples if count is None else examples[:count]
+
+
+def shapes_for(
+    units: Units, batch_size: int, steps: int, model: AlbertConfig, mesh: Mesh, accumulation: int = 1
+) -> list[Shape]:
+    """The shapes of a training's batches: no more than save time, each being a compilation."""
+    length = float(units.lengths.mean())
+    sequences = batch_size * len(units.lengths) / len(units)
+    flops = steps * sequences * training_flops_per_sequence(model, round(length), 0)
+    seconds = flops / (SPEED[mesh.devices.flat[0].platform] * mesh.size)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    return plan_shapes(units, batch_size // accumulation, shards, model.hidden_size, COMPILE_SECONDS / seconds)
 
 
 def training_batches(
