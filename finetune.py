@@ -45,6 +45,7 @@ from albert_jax.finetuned import (
 from albert_jax.flops import slow_bfloat16
 from albert_jax.inputs.batches import Shape
 from albert_jax.interop.huggingface import read_json
+from albert_jax.memory import give_back_free_memory, keep_freed_memory
 from albert_jax.optim import learning_rate, make_optimizer
 from albert_jax.pretrained import BEST, CLASSES, PretrainedModel, read_source
 from albert_jax.results import SeedResult, TaskResult, load_result, save_result, text_table, write_report
@@ -104,6 +105,7 @@ def main() -> int | None:
     if config.mode != "train" and "__init_from" not in options:
         # What a configuration names is where training starts, and not what it has led to.
         config = dataclasses.replace(config, init_from=None)
+    keep_freed_memory()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), disk_errors_explained(f"run_dir = {config.run_dir}", ADVICE):
         if config.task == ALL:
@@ -477,6 +479,7 @@ def evaluate(run: Training) -> None:
     best = not run.scores or score > max(run.scores.values())
     if best:
         export(run)
+    give_back_free_memory()
     run.scores[run.step] = score
     run.seconds += run.total.lap()
     values = {f"dev/{name}": value for name, value in metrics.items()}

@@ -38,6 +38,7 @@ from albert_jax.errors import DiskError, UserError, disk_errors_explained, exit_
 from albert_jax.evaluate import Evaluator
 from albert_jax.flops import device_peak_flops, slow_bfloat16, training_flops_per_sequence
 from albert_jax.inputs.corpus import Corpus
+from albert_jax.memory import give_back_free_memory
 from albert_jax.model import initialize
 from albert_jax.model.attention_kernels import check_attention
 from albert_jax.objectives import summarize
@@ -63,7 +64,7 @@ from albert_jax.tasks.pretraining import (
     unigram_entropy,
 )
 from albert_jax.tokenizer import AlbertTokenizer
-from albert_jax.tracking import Clock, Interval, Tracker, Watch, duration, give_back_free_memory
+from albert_jax.tracking import Clock, Interval, Tracker, Watch, duration
 from albert_jax.train import (
     STRAIN_OF_A_SKIP,
     Limits,

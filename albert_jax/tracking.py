@@ -1,7 +1,6 @@
 """What a run says of itself: `metrics.jsonl` is the record, TensorBoard stands beside it, and people get a progress
 bar on a terminal or plain lines anywhere else, which `log.txt` keeps in either case."""
 
-import ctypes
 import json
 import math
 import os
@@ -310,15 +309,6 @@ def host_memory() -> int:
     except (OSError, ValueError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-def give_back_free_memory() -> None:
-    """Returns to the system what the C library keeps of freed memory; a few hundredths of a second, and nothing where
-    it is not glibc. What compiling, evaluating and saving leave in pieces is else counted as this process's for hours,
-    growing now and falling then, and hides what really grows."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(ctypes.c_size_t(0))
 
 
 class Clock:

@@ -14,6 +14,7 @@ import numpy as np
 
 from albert_jax.config import ComputeConfig, MeshConfig, OptimizerConfig
 from albert_jax.inputs.batches import TrainingBatches, Units
+from albert_jax.memory import keep_freed_memory
 from albert_jax.optim import make_optimizer
 from albert_jax.pretrained import CLASSES
 from albert_jax.sharding import BATCH, make_mesh, place
@@ -29,6 +30,7 @@ steps = data["draws"].shape[1] // job.batch_size
 head = classification_head() if job.kind == "classification" else span_head(no_answer=False)
 model = CLASSES[head.model].from_pretrained(folder / "model", verbose=False)
 compute = ComputeConfig(dtype=dtype, remat="matmuls")
+keep_freed_memory()
 mesh = make_mesh(MeshConfig())
 
 

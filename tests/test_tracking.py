@@ -1,18 +1,10 @@
 """The record of a run survives interruptions and says each thing once."""
 
-import ctypes
 import json
 
 import pytest
 
-from albert_jax.tracking import (
-    METRICS_FILE,
-    Tracker,
-    duration,
-    give_back_free_memory,
-    host_memory,
-    read_metrics,
-)
+from albert_jax.tracking import METRICS_FILE, Tracker, duration, read_metrics
 
 
 @pytest.fixture
@@ -60,23 +52,3 @@ def test_values_of_one_step_come_together(tracker):
 )
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
-def test_memory_that_was_freed_in_pieces_goes_back_to_the_system():
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    libc.malloc.argtypes = [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    size = 60_000  # small enough for the heap whatever its threshold has become
-    pieces = [libc.malloc(size) for _ in range(2000)]
-    for piece in pieces:
-        ctypes.memset(piece, 1, size)
-    for piece in pieces[::2]:  # the others hold the heap together
-        libc.free(piece)
-    before = host_memory()
-    give_back_free_memory()
-    given_back = before - host_memory()
-    for piece in pieces[1::2]:
-        libc.free(piece)
-    assert given_back > 0.8 * 1000 * (size - 4096)
