@@ -81,6 +81,9 @@ class Arguments:
     rounds: int = 5
     compile: bool = False
     """Also with torch.compile, which may take minutes to warm up."""
+    peer_settings: tuple[str, ...] = ()
+    """Only those of transformers' settings whose names have one of these in them, such as "by length"; all by
+    default."""
     threads: int | None = None
     """Cores of each side; all by default. Fewer only on Linux."""
     output: Path = Path("build/finetune.json")
@@ -234,7 +237,15 @@ def compare(arguments: Arguments, work: Path, job: Job, tokens: list[int], dtype
     try:
         for name, command in (("albert_jax", ours), ("transformers", peer)):
             sides.append(Side(name, command, environment(device, threads), work / f"{name}.log"))
-        cases = [(side, setting) for side in sides for setting in side.ready["settings"]]
+        wanted = arguments.peer_settings or ("",)
+        cases = [
+            (side, setting)
+            for side in sides
+            for setting in side.ready["settings"]
+            if side.name == "albert_jax" or any(part in setting for part in wanted)
+        ]
+        if not any(side.name == "transformers" for side, _ in cases):
+            raise UserError(f"peer_settings = {wanted}: transformers has {', '.join(sides[1].ready['settings'])}")
         answers: dict[tuple[Side, str], list[dict]] = {case: [] for case in cases}
         for number in range(arguments.rounds + 1):
             for side, setting in cases:
