@@ -307,7 +307,7 @@ def task_of(name: str) -> Task:
 def batches_of(name, *, batch_size=BATCH_SIZE, accumulation=1, shards=8, rows=64) -> TrainingBatches:
     """All of one shape, for one compilation; with more rows where a unit has several sequences."""
     kind = kind_of(name)
-    shape = Shape(2 * rows if name == "choice" else rows, 64)
+    shape = Shape(2 * rows if name == "choice" else rows, 64, 8)
     return TrainingBatches(
         kind.split.pairs,
         kind.split.units(of_examples=kind.head.draws_examples),
