@@ -38,7 +38,7 @@ from albert_jax.errors import DiskError, UserError, disk_errors_explained, exit_
 from albert_jax.evaluate import Evaluator
 from albert_jax.flops import device_peak_flops, slow_bfloat16, training_flops_per_sequence
 from albert_jax.inputs.corpus import Corpus
-from albert_jax.memory import give_back_free_memory
+from albert_jax.memory import give_back_free_memory, keep_freed_memory
 from albert_jax.model import initialize
 from albert_jax.model.attention_kernels import check_attention
 from albert_jax.objectives import summarize
@@ -115,6 +115,7 @@ def main() -> int | None:
     if command.dry_run:
         print(dry_run_report(config))
         return None
+    keep_freed_memory()
     distributed.start(command.distributed)
     with distributed.ending_together():
         return pretrain(config)

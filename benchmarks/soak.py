@@ -4,9 +4,10 @@ The sample run, with more steps than fit into the time, trains, evaluates and sa
 asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has
 one line for each twelfth of the time. Memory is what the process itself holds (Linux's RssAnon); pages of mapped files
 come and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if
-its medians lie within 5 % of each other, and the line through all looks neither rises nor falls by 1 % an hour. The
-step time is steady if its medians lie within 10 % of each other; open files are constant if theirs are the same (a save
-or a read opens more for a moment).
+its medians lie within 5 % of each other, and the line through them neither rises nor falls by 1 % an hour; a look falls
+somewhere in a step, with or without the step's temporaries, and a median does not follow that chance. The step time is
+steady if its medians lie within 10 % of each other; open files are constant if theirs are the same (a save or a read
+opens more for a moment).
 """
 
 import os
@@ -141,11 +142,10 @@ def main() -> int | None:
             f"{row['mapped'] / 1e6:9.1f}{row['files']:7.0f}{row['most_files']:6}{row['threads']:9.0f}"
             f"{row['step_seconds'] * 1e3:9.1f}{row['slowest_step'] * 1e3:12.1f}"
         )
-    warm = looks[len(looks) // PARTS :]
-    hours = [(one.time - looks[0].time) / 3600 for one in warm]
-    growth = np.polyfit(hours, [one.memory for one in warm], 1)[0]
-    growth_an_hour = growth / statistics.median(one.memory for one in warm)
-    memory, step_time = spread(row["memory"] for row in rows[1:]), spread(row["step_seconds"] for row in rows[1:])
+    medians = [row["memory"] for row in rows[1:]]
+    growth = np.polyfit([row["minutes"] / 60 for row in rows[1:]], medians, 1)[0]
+    growth_an_hour = growth / statistics.median(medians)
+    memory, step_time = spread(medians), spread(row["step_seconds"] for row in rows[1:])
     findings = dict(
         memory_flat=bool(abs(growth_an_hour) < 0.01 and memory < 0.05),
         steps_steady=step_time < 0.1,
