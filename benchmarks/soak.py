@@ -6,8 +6,9 @@ one line for each twelfth of the time. Memory is what the process itself holds (
 come and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if
 its medians lie within 5 % of each other, and the line through them neither rises nor falls by 1 % an hour; a look falls
 somewhere in a step, with or without the step's temporaries, and a median does not follow that chance. The step time is
-steady if its medians lie within 10 % of each other; open files are constant if theirs are the same (a save or a read
-opens more for a moment).
+steady if its medians lie within 10 % of each other; or, since a machine may become slower, if the last one is less than
+10 % above that of a new process, which continues the run at once for some minutes. Open files are constant if their
+medians are the same (a save or a read opens more for a moment).
 """
 
 import os
@@ -31,6 +32,7 @@ from albert_jax.tracking import duration, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = 12
+STEP_TIME = "speed/seconds_per_step"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Arguments:
     config: Path = ROOT / "configs" / "pretrain" / "sample.py"
     steps: int = 1_000_000
     """of the run's only phase; it is stopped long before"""
+    control_minutes: float = 5.0
+    """for the new process that continues the run"""
     every: float = 10.0
     """seconds between two looks at the process"""
     output: Path = Path("build/soak.json")
@@ -67,8 +71,8 @@ def look(process: int) -> Look:
     return Look(time.time(), memory, mapped, files, threads)
 
 
-def watch(arguments: Arguments, run: Path) -> tuple[list[Look], float]:
-    """Looks at the run from its first record until the time is up, and the seconds it took to end after SIGTERM."""
+def watch(arguments: Arguments, run: Path, minutes: float) -> tuple[list[Look], float]:
+    """Starts or continues the run; looks at it until the time is up, and the seconds it took to end after SIGTERM."""
     command = [sys.executable, str(ROOT / "pretrain.py"), str(arguments.config), "--run_dir", str(run / "run")]
     command += ["--phases.steps", str(arguments.steps)]
     command += ["--data.tokenizer", str(run / "vocab" / "spiece.model"), "--data.corpus", str(run / "corpus")]
@@ -76,7 +80,7 @@ def watch(arguments: Arguments, run: Path) -> tuple[list[Look], float]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     looks: list[Look] = []
     try:
-        until = time.monotonic() + 60 * arguments.minutes
+        until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             if process.poll() is not None:
                 raise UserError(f"the run ended with {process.returncode}:\n{(run / 'output.txt').read_text()[-3000:]}")
@@ -92,6 +96,10 @@ def watch(arguments: Arguments, run: Path) -> tuple[list[Look], float]:
         process.kill()
 
 
+def step_times(records: Iterable[dict[str, float]]) -> list[float]:
+    return [one[STEP_TIME] for one in records if STEP_TIME in one]
+
+
 def spread(medians: Iterable[float]) -> float:
     """By how much the largest exceeds the smallest, as a share of it."""
     values = list(medians)
@@ -103,13 +111,18 @@ def main() -> int | None:
 
     arguments = tyro.cli(Arguments, use_underscores=True)
     with tempfile.TemporaryDirectory(prefix="soak_") as place:
-        looks, seconds_to_end = watch(arguments, Path(place))
+        looks, seconds_to_end = watch(arguments, Path(place), arguments.minutes)
         record = read_metrics(Path(place) / "run")
         stopped = next(line for line in (Path(place) / "run" / "log.txt").read_text().splitlines() if "stopped" in line)
+        watch(arguments, Path(place), arguments.control_minutes)
+        # Its first records have its compilation in them.
+        control = step_times(read_metrics(Path(place) / "run")[len(record) :])[2:]
     evaluations = sum("held_out/loss" in one for one in record)
-    records = [one for one in record if "speed/seconds_per_step" in one]
+    records = [one for one in record if STEP_TIME in one]
     if len(looks) < 2 * PARTS or len(records) < 2 * PARTS:
         raise UserError(f"--minutes: {len(looks)} looks and {len(records)} records are too few for {PARTS} parts")
+    if not control:
+        raise UserError("--control_minutes: too few for a record")
 
     rows = []
     for part in range(PARTS):
@@ -128,7 +141,7 @@ def main() -> int | None:
                 files=statistics.median(one.files for one in seen),
                 most_files=max(one.files for one in seen),
                 threads=statistics.median(one.threads for one in seen),
-                step_seconds=statistics.median(one["speed/seconds_per_step"] for one in steps),
+                step_seconds=statistics.median(step_times(steps)),
                 slowest_step=max(one["speed/slowest_step"] for one in steps),
             )
         )
@@ -146,14 +159,16 @@ def main() -> int | None:
     growth = np.polyfit([row["minutes"] / 60 for row in rows[1:]], medians, 1)[0]
     growth_an_hour = growth / statistics.median(medians)
     memory, step_time = spread(medians), spread(row["step_seconds"] for row in rows[1:])
+    of_new_process = statistics.median(control)
+    against_new = rows[-1]["step_seconds"] / of_new_process - 1
     findings = dict(
         memory_flat=bool(abs(growth_an_hour) < 0.01 and memory < 0.05),
-        steps_steady=step_time < 0.1,
+        steps_steady=step_time < 0.1 or against_new < 0.1,
         files_constant=len({row["files"] for row in rows[1:]}) == 1,
     )
     print(
         f"memory {growth / 1e6:+.2f} MB an hour ({growth_an_hour:+.2%}), medians {memory:.1%} apart; "
-        f"step time {step_time:.1%} apart"
+        f"step time {step_time:.1%} apart, {against_new:+.1%} from a new process's {of_new_process * 1e3:.1f} ms"
     )
     print(
         f"{records[-1]['data/epoch']:.1f} epochs, {evaluations} evaluations; SIGTERM {seconds_to_end:.1f} s: {stopped}"
@@ -163,7 +178,12 @@ def main() -> int | None:
     options = {name: str(value) for name, value in asdict(arguments).items()}
     took = duration(looks[-1].time - looks[0].time)
     results = dict(
-        growth_bytes_an_hour=growth, evaluations=evaluations, seconds_to_end=seconds_to_end, parts=rows, **findings
+        growth_bytes_an_hour=growth,
+        evaluations=evaluations,
+        seconds_to_end=seconds_to_end,
+        parts=rows,
+        step_seconds_of_new_process=of_new_process,
+        **findings,
     )
     write_results(arguments.output, dict(arguments=options, cores=cores(), duration=took, results=results))
     return None if all(findings.values()) else 1
