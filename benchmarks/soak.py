@@ -1,15 +1,16 @@
 """Lets a run go on for hours and sees whether it stays as it was: `python benchmarks/soak.py`.
 
 The sample run, with more steps than fit into the time, trains, evaluates and saves in a process of its own, which is
-asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has
-one line for each twelfth of the time. Memory is what the process itself holds (Linux's RssAnon); pages of mapped files
-come and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if
-its medians lie within 5 % of each other, and the line through them neither rises nor falls by 1 % an hour; a look falls
-somewhere in a step, with or without the step's temporaries, and a median does not follow that chance. The step time is
-steady if its medians lie within 10 % of each other; or, since a machine may become slower, if the last one is less than
-10 % above that of a new run, begun at once on the same corpus for some minutes. Both figures are printed; give the
-machine the same other work throughout. Open files are constant if their medians are the same (a save or a read opens
-more for a moment).
+asked every ten seconds for its resident memory, open files and threads. At the end it gets a SIGTERM. The table has one
+line for each twelfth of the time. Memory is what the process itself holds (Linux's RssAnon); pages of mapped files come
+and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if the
+most that was seen in each twelfth lies within 5 % of the others, and the line through these neither rises nor falls by
+1 % an hour. Its median is listed, but not judged: after each evaluation the process gives free memory back, and the
+first steps then find a place for their temporaries beside the old one or in it, so that it holds one set of them or two
+until the next evaluation. The step time is steady if its medians lie within 10 % of each other; or, since a machine may
+become slower, if the last one is less than 10 % above that of a new run, begun at once on the same corpus for some
+minutes. Both figures are printed; give the machine the same other work throughout. Open files are constant if their
+medians are the same (a save or a read opens more for a moment).
 """
 
 import os
@@ -158,10 +159,10 @@ def main() -> int | None:
             f"{row['mapped'] / 1e6:9.1f}{row['files']:7.0f}{row['most_files']:6}{row['threads']:9.0f}"
             f"{row['step_seconds'] * 1e3:9.1f}{row['slowest_step'] * 1e3:12.1f}"
         )
-    medians = [row["memory"] for row in rows[1:]]
-    growth = np.polyfit([row["minutes"] / 60 for row in rows[1:]], medians, 1)[0]
-    growth_an_hour = growth / statistics.median(medians)
-    memory, step_time = spread(medians), spread(row["step_seconds"] for row in rows[1:])
+    most = [row["most_memory"] for row in rows[1:]]
+    growth = np.polyfit([row["minutes"] / 60 for row in rows[1:]], most, 1)[0]
+    growth_an_hour = growth / statistics.median(most)
+    memory, step_time = spread(most), spread(row["step_seconds"] for row in rows[1:])
     beside_new = "the new run was too short to compare with"
     if of_new_run:
         beside_new = f"{rows[-1]['step_seconds'] / of_new_run - 1:+.1%} from a new run's {of_new_run * 1e3:.1f} ms"
@@ -171,7 +172,7 @@ def main() -> int | None:
         files_constant=len({row["files"] for row in rows[1:]}) == 1,
     )
     print(
-        f"memory {growth / 1e6:+.2f} MB an hour ({growth_an_hour:+.2%}), medians {memory:.1%} apart; "
+        f"most memory {growth / 1e6:+.2f} MB an hour ({growth_an_hour:+.2%}), {memory:.1%} apart; "
         f"step time {step_time:.1%} apart, {beside_new}"
     )
     print(

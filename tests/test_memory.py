@@ -31,7 +31,6 @@ print(min(faults))  # while other threads still find their places, a step may no
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
 def test_memory_that_was_freed_in_pieces_goes_back_to_the_system():
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p

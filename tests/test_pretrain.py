@@ -19,6 +19,8 @@ from albert_jax.checkpoint import Checkpoints
 from albert_jax.errors import exit_cleanly
 from albert_jax.tracking import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG = """
 from albert_jax.config import *
