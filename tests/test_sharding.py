@@ -98,11 +98,13 @@ def reference():
     return ten_steps(MODEL, (8, 1, 1), 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh_shape", FACTORISATIONS, ids=lambda shape: "x".join(map(str, shape)))
 def test_every_factorisation_trains_alike(reference, mesh_shape):
     np.testing.assert_allclose(ten_steps(MODEL, mesh_shape, 1)[0], reference, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh_shape", "accumulation"), [((8, 1, 1), 2), ((1, 1, 8), 16), ((2, 2, 2), 4), ((1, 4, 2), 4)]
 )
@@ -110,6 +112,7 @@ def test_every_accumulation_trains_alike(reference, mesh_shape, accumulation):
     np.testing.assert_allclose(ten_steps(MODEL, mesh_shape, accumulation)[0], reference, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_on_every_mesh_and_accumulation():
     model = dataclasses.replace(MODEL, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     losses = [ten_steps(model, shape, parts)[0] for shape, parts in (((8, 1, 1), 1), ((1, 2, 4), 1), ((2, 1, 4), 8))]
@@ -118,6 +121,7 @@ def test_dropout_is_the_same_on_every_mesh_and_accumulation():
     assert np.abs(np.subtract(losses[0], ten_steps(MODEL, (8, 1, 1), 1)[0])).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_sizes_that_no_axis_divides_train_alike():
     odd = dataclasses.replace(
         MODEL, vocab_size=97, embedding_size=15, hidden_size=33, num_attention_heads=3, intermediate_size=65
