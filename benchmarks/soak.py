@@ -5,12 +5,12 @@ asked every ten seconds for its resident memory, open files and threads. At the 
 line for each twelfth of the time. Memory is what the process itself holds (Linux's RssAnon); pages of mapped files come
 and go as the system likes, and are listed beside it. All findings leave out the first twelfth. Memory is flat if the
 most that was seen in each twelfth lies within 5 % of the others, and the line through these neither rises nor falls by
-1 % an hour. Its median is listed, but not judged: after each evaluation the process gives free memory back, and the
-first steps then find a place for their temporaries beside the old one or in it, so that it holds one set of them or two
-until the next evaluation. The step time is steady if its medians lie within 10 % of each other; or, since a machine may
-become slower, if the last one is less than 10 % above that of a new run, begun at once on the same corpus for some
-minutes. Both figures are printed; give the machine the same other work throughout. Open files are constant if their
-medians are the same (a save or a read opens more for a moment).
+1 % an hour. Its median is listed, but not judged: after each evaluation the process gives free memory back, and then
+holds one of two amounts until the next, most likely as its first steps find a place for their temporaries in the old
+one or beside it. The step time is steady if its medians lie within 10 % of each other; or, since a machine may become
+slower, if the last one is less than 10 % above that of a new run, begun at once on the same corpus for some minutes.
+Both figures are printed; give the machine the same other work throughout. Open files are constant if their medians are
+the same (a save or a read opens more for a moment).
 """
 
 import os
